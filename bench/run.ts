@@ -1,0 +1,19 @@
+// `npm run bench -- NAME`: measures the whole mesh against a peer or a limit, in one run. Bounded in time and count.
+import { runEngineBench } from "./engine.ts";
+import { runLoadBench } from "./load.ts";
+import { writeReadmeTables } from "./report.ts";
+
+const benches: Record<string, { readonly about: string; readonly run: () => Promise<void> }> = {
+  engine: { about: "1 and 16 clients stream stories from Pocket: the mesh beside llama-server", run: runEngineBench },
+  load: { about: "ghz and k6 against the mesh with the sim engine: gRPC, Connect, OpenAI SSE", run: runLoadBench },
+  readme: { about: "write the tables of bench/README.md from bench/results", run: writeReadmeTables },
+};
+
+const name = process.argv[2] ?? "";
+const bench = benches[name];
+if (bench === undefined) {
+  const lines = Object.entries(benches).map(([key, { about }]) => `  npm run bench -- ${key.padEnd(8)} ${about}`);
+  console.error(`${name === "" ? "Which benchmark?" : `There is no benchmark "${name}".`}\n${lines.join("\n")}`);
+  process.exit(2);
+}
+await bench.run();
