@@ -1,0 +1,64 @@
+import { Counter, Gauge, Histogram, Registry, collectDefaultMetrics } from "prom-client";
+import { invariant } from "#kernel/invariant.ts";
+
+/** The metrics of one service. Every name gets the prefix `helixmesh_`, every line the label `service`. */
+export class Metrics {
+  readonly #registry = new Registry();
+
+  constructor(service: string) {
+    this.#registry.setDefaultLabels({ service });
+  }
+
+  /** Adds CPU, memory, event loop and garbage collection of this process; once per process. */
+  observeProcess(): void {
+    collectDefaultMetrics({ register: this.#registry, prefix: "helixmesh_" });
+  }
+
+  /** Asking twice for one name gives the same metric. Names of counters end in `_total`. */
+  counter<L extends string = never>(name: string, help: string, labels: readonly L[] = []): Counter<L> {
+    const existing = this.#existing<L>(name);
+    if (existing) {
+      invariant(existing instanceof Counter, `metric ${name} is declared as two kinds`);
+      return existing;
+    }
+    return new Counter({ name: `helixmesh_${name}`, help, labelNames: labels, registers: [this.#registry] });
+  }
+
+  gauge<L extends string = never>(name: string, help: string, labels: readonly L[] = []): Gauge<L> {
+    const existing = this.#existing<L>(name);
+    if (existing) {
+      invariant(existing instanceof Gauge, `metric ${name} is declared as two kinds`);
+      return existing;
+    }
+    return new Gauge({ name: `helixmesh_${name}`, help, labelNames: labels, registers: [this.#registry] });
+  }
+
+  /** `buckets`: ascending upper bounds, in the unit that the name ends with. */
+  histogram<L extends string = never>(
+    name: string,
+    help: string,
+    labels: readonly L[],
+    buckets: readonly number[],
+  ): Histogram<L> {
+    const existing = this.#existing<L>(name);
+    if (existing) {
+      invariant(existing instanceof Histogram, `metric ${name} is declared as two kinds`);
+      return existing;
+    }
+    const options = { name: `helixmesh_${name}`, help, labelNames: labels, buckets: [...buckets] };
+    return new Histogram({ ...options, registers: [this.#registry] });
+  }
+
+  /** The Prometheus text exposition of everything declared. */
+  text(): Promise<string> {
+    return this.#registry.metrics();
+  }
+
+  get contentType(): string {
+    return this.#registry.contentType;
+  }
+
+  #existing<L extends string>(name: string) {
+    return this.#registry.getSingleMetric<L>(`helixmesh_${name}`);
+  }
+}

@@ -1,0 +1,63 @@
+import type { UniversalServerResponse } from "@connectrpc/connect/protocol";
+import type { NodeServerResponse } from "#kernel/node-handler.ts";
+
+/**
+ * Writes what connect-es answers to Node, waiting when the peer reads slowly. connect-node's own function encodes
+ * `grpc-message` so that grpc-js shows `%2C` for a comma, and takes a callback and two listeners for each message.
+ */
+export async function sendResponse(answer: UniversalServerResponse, response: NodeServerResponse): Promise<void> {
+  const body = answer.body?.[Symbol.asyncIterator]();
+  try {
+    // Before the headers: the handler sets them until its first message.
+    const first = await body?.next();
+    response.statusCode = answer.status;
+    for (const [name, value] of answer.header ?? []) response.setHeader(name, value);
+    for (let chunk = first; chunk && chunk.done !== true; chunk = await body?.next()) {
+      if (response.closed) return;
+      if (!write(response, chunk.value)) await drainedOrClosed(response);
+    }
+    if (answer.trailer) {
+      // Headers that end the stream, as `end` sends them when there was no body, leave no place for trailers.
+      if (!response.headersSent) sendHeaders(response);
+      response.addTrailers(trailers(answer.trailer));
+    }
+    response.end();
+  } finally {
+    await body?.return?.();
+  }
+}
+
+function sendHeaders(response: NodeServerResponse): void {
+  if ("stream" in response) response.writeHead(response.statusCode);
+  else response.flushHeaders();
+}
+
+/** The two kinds of response have no common signature. */
+function write(response: NodeServerResponse, chunk: Uint8Array): boolean {
+  return "stream" in response ? response.write(chunk) : response.write(chunk);
+}
+
+function drainedOrClosed(response: NodeServerResponse): Promise<void> {
+  return new Promise((resolve) => {
+    function done(): void {
+      response.off("drain", done);
+      response.off("close", done);
+      resolve();
+    }
+    if (response.closed) return done();
+    response.once("drain", done);
+    response.once("close", done);
+  });
+}
+
+function trailers(from: Headers): Record<string, string> {
+  const to: Record<string, string> = Object.fromEntries(from);
+  const message = to["grpc-message"];
+  if (message !== undefined) to["grpc-message"] = percentEncode(decodeURIComponent(message));
+  return to;
+}
+
+/** "Percent-Encoded" of https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md#responses: no more than needed. */
+export function percentEncode(text: string): string {
+  return text.replace(/[^ -$&-~]+/gu, (run) => encodeURIComponent(run.toWellFormed()));
+}

@@ -1,0 +1,226 @@
+import { once } from "node:events";
+import { type ServerResponse, createServer as createHttp1Server } from "node:http";
+import { type ServerHttp2Session, createServer as createHttp2Server } from "node:http2";
+import { type AddressInfo, type Server, type Socket, createServer as createTcpServer } from "node:net";
+import { type TLSSocket, createServer as createTlsServer } from "node:tls";
+import type { DescService } from "@bufbuild/protobuf";
+import type { ConnectRouter, Interceptor } from "@connectrpc/connect";
+import { Health } from "#gen/grpc/health/v1/health_pb.ts";
+import { systemClock } from "#kernel/clock.ts";
+import type { Logger } from "#kernel/log.ts";
+import type { Metrics } from "#kernel/metrics.ts";
+import type { NodeHandler, NodeServerRequest, NodeServerResponse } from "#kernel/node-handler.ts";
+import { sniffProtocol } from "#kernel/protocol-sniff.ts";
+import { rpcHandler } from "#kernel/rpc-handler.ts";
+import { addHealth } from "#kernel/rpc-health.ts";
+import { addReflection } from "#kernel/rpc-reflection.ts";
+
+export interface RpcServerOptions {
+  readonly host: string;
+  /** 0 asks the system for a free port. */
+  readonly port: number;
+  readonly tls?: { readonly cert: Buffer; readonly key: Buffer } | undefined;
+  readonly routes: (router: ConnectRouter) => void;
+  /** What reflection lists and health knows; health and reflection themselves are added. */
+  readonly services: readonly DescService[];
+  readonly health: () => boolean;
+  /** Gets every path that is no RPC, over HTTP/1.1 and HTTP/2; a 404 in JSON without it. */
+  readonly fallback?: NodeHandler | undefined;
+  /** Sees every request first and may set headers of either side; true means that it answered. */
+  readonly before?: ((request: NodeServerRequest, response: NodeServerResponse) => boolean) | undefined;
+  /** Outermost first. They see every call but health and reflection. */
+  readonly interceptors?: readonly Interceptor[];
+  /** Of one request message, decompressed. */
+  readonly maxBodyBytes: number;
+  readonly logger: Logger;
+  readonly metrics: Metrics;
+  /** Further connections are closed at once. Default 10,000. */
+  readonly maxConnections?: number;
+  /** Streams open at once on one HTTP/2 connection. Default 1,000. */
+  readonly maxConcurrentStreams?: number;
+  /** For the TLS handshake, and then for the bytes that tell the protocol. Default 10,000. */
+  readonly sniffTimeoutMs?: number;
+}
+
+export interface RpcServer {
+  readonly port: number;
+  connections(): number;
+  /** Accepts nothing new, tells clients to go (GOAWAY, `connection: close`), waits for open calls, then cuts. */
+  drain(timeoutMs: number): Promise<void>;
+  /** Cuts everything now. */
+  close(): Promise<void>;
+}
+
+/** One port for gRPC, gRPC-Web, Connect and a fallback: the first bytes decide HTTP/2 or HTTP/1.1, with TLS its ALPN. */
+export async function startRpcServer(options: RpcServerOptions): Promise<RpcServer> {
+  const { host, logger, metrics, tls, maxConnections = 10_000, sniffTimeoutMs = 10_000 } = options;
+  const open = metrics.gauge("rpc_connections", "Open connections of an RPC port.", ["port"]);
+  const accepted = metrics.counter("rpc_connections_total", "Connections accepted.", ["protocol"]);
+  const bounded = metrics.counter("rpc_bound_reached_total", "Times that a bound of an RPC port was reached.", [
+    "bound",
+  ]);
+  const draining = new AbortController();
+  const shutdown = new AbortController();
+  /** Resolves when a drain has closed the last connection. */
+  const emptied = Promise.withResolvers<void>();
+  const sockets = new Set<Socket>();
+  const sessions = new Set<ServerHttp2Session>();
+  /** Connections whose first bytes have not come, and below TLS all that are accepted. */
+  const undecided = new Set<Socket>();
+  const http1Sockets = new Map<Socket, Set<ServerResponse>>();
+
+  const handler = rpcHandler({
+    ...options,
+    fallback: options.fallback,
+    shutdownSignal: shutdown.signal,
+    routes(router) {
+      const services = [...options.services, Health];
+      options.routes(router);
+      addHealth(router, { services, health: options.health, drainSignal: draining.signal });
+      addReflection(router, services, draining.signal);
+    },
+  });
+
+  // Node's own 5 s race with clients that reuse a connection at the same moment.
+  const http1 = createHttp1Server({ keepAliveTimeout: 75_000 }, (request, response) => {
+    const { socket } = request;
+    const responses = http1Sockets.get(socket);
+    responses?.add(response);
+    if (draining.signal.aborted) response.shouldKeepAlive = false;
+    response.once("close", () => {
+      responses?.delete(response);
+      if (draining.signal.aborted && responses?.size === 0) socket.destroySoon();
+    });
+    handler(request, response);
+  });
+  // It never listens itself; without this event Node does not enforce its header and request timeouts.
+  http1.emit("listening");
+
+  const http2 = createHttp2Server({
+    settings: { maxConcurrentStreams: options.maxConcurrentStreams ?? 1_000, initialWindowSize: 1 << 20 },
+    // Megabytes that one connection may hold in Node: its open streams' headers and unsent data.
+    maxSessionMemory: 64,
+  });
+  http2.on("request", handler);
+  http2.on("session", (session) => {
+    // Streams share the connection's window; the default of 64 KiB would make them wait for each other.
+    session.setLocalWindowSize(1 << 22);
+    sessions.add(session);
+    session.once("close", () => sessions.delete(session));
+    session.on("error", (error) => logger.debug("http/2 session failed", { error }));
+    if (draining.signal.aborted) session.close();
+  });
+  // Each session logs its own error; Node destroys the connection.
+  http2.on("sessionError", () => {});
+
+  function serve(socket: Socket, protocol: "http1" | "http2"): void {
+    accepted.inc({ protocol });
+    if (protocol === "http2") {
+      http2.emit("connection", socket);
+      return;
+    }
+    http1Sockets.set(socket, new Set());
+    http1.emit("connection", socket);
+    process.nextTick(() => socket.resume());
+  }
+
+  function track(socket: Socket): void {
+    sockets.add(socket);
+    open.set({ port: String(port) }, sockets.size);
+    socket.on("error", (error) => logger.debug("connection failed", { error }));
+    socket.once("close", () => {
+      sockets.delete(socket);
+      http1Sockets.delete(socket);
+      open.set({ port: String(port) }, sockets.size);
+      if (draining.signal.aborted && sockets.size === 0) emptied.resolve();
+    });
+    if (draining.signal.aborted) socket.destroy();
+  }
+
+  function sniff(socket: Socket): void {
+    undecided.add(socket);
+    socket.once("close", () => undecided.delete(socket));
+    sniffProtocol(socket, {
+      timeoutMs: sniffTimeoutMs,
+      onProtocol(protocol) {
+        undecided.delete(socket);
+        serve(socket, protocol);
+      },
+      onTimeout() {
+        bounded.inc({ bound: "sniff_timeout" });
+        socket.destroy();
+      },
+    });
+  }
+
+  // TCP keep-alive finds peers that vanished without a word.
+  const tcpOptions = { noDelay: true, keepAlive: true, keepAliveInitialDelay: 60_000 };
+  const listener = tls ? createTlsListener(tls) : createTcpServer(tcpOptions);
+  function createTlsListener(files: { readonly cert: Buffer; readonly key: Buffer }): Server {
+    const ALPNProtocols = ["h2", "http/1.1"];
+    const server = createTlsServer({ ...tcpOptions, ...files, ALPNProtocols, handshakeTimeout: sniffTimeoutMs });
+    server.on("connection", (socket: Socket) => {
+      undecided.add(socket);
+      socket.once("close", () => undecided.delete(socket));
+    });
+    server.on("tlsClientError", (error) => logger.debug("TLS handshake failed", { error }));
+    server.on("secureConnection", (socket: TLSSocket) => {
+      track(socket);
+      // gRPC over TLS requires ALPN, so a client without it speaks HTTP/1.1.
+      serve(socket, socket.alpnProtocol === "h2" ? "http2" : "http1");
+    });
+    return server;
+  }
+  if (!tls) {
+    listener.on("connection", (socket: Socket) => {
+      track(socket);
+      sniff(socket);
+    });
+  }
+  listener.maxConnections = maxConnections;
+  listener.on("drop", () => {
+    bounded.inc({ bound: "max_connections" });
+    logger.warn("connection refused: too many are open", { maxConnections });
+  });
+  listener.listen(options.port, host);
+  await once(listener, "listening");
+  const { port } = listener.address() as AddressInfo;
+
+  async function finish(timeoutMs: number): Promise<void> {
+    draining.abort();
+    const listenerClosed = new Promise<void>((resolve) => listener.close(() => resolve()));
+    if (sockets.size === 0) emptied.resolve();
+    for (const socket of sockets) {
+      const responses = http1Sockets.get(socket);
+      if (responses && responses.size > 0) for (const response of responses) response.shouldKeepAlive = false;
+      else if (responses) socket.destroySoon();
+    }
+    for (const session of sessions) session.close();
+    if (!tls) for (const socket of undecided) socket.destroy();
+    const cut = systemClock.setTimer(timeoutMs, () => {
+      if (timeoutMs > 0) logger.warn("drain timed out; cutting connections", { connections: sockets.size, timeoutMs });
+      shutdown.abort();
+      // One turn for calls to send their status before their connection goes.
+      setImmediate(() => {
+        for (const socket of [...sockets, ...undecided]) socket.destroy();
+      });
+    });
+    await Promise.all([listenerClosed, emptied.promise]);
+    cut.cancel();
+    http1.close();
+    http2.close();
+    shutdown.abort();
+  }
+
+  let finished: Promise<void> | undefined;
+  return {
+    port,
+    connections: () => sockets.size,
+    drain: (timeoutMs) => (finished ??= finish(timeoutMs)),
+    async close() {
+      finished ??= finish(0);
+      for (const socket of [...sockets, ...undecided]) socket.destroy();
+      await finished;
+    },
+  };
+}

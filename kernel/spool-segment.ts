@@ -1,0 +1,55 @@
+import { crc32 } from "node:zlib";
+
+/** Length (u32 LE) and CRC-32 (u32 LE, over the length and the payload) before each payload. */
+export const frameHeaderBytes = 8;
+
+export function encodeFrame(payload: Uint8Array): Buffer {
+  const frame = Buffer.allocUnsafe(frameHeaderBytes + payload.length);
+  frame.writeUInt32LE(payload.length, 0);
+  frame.set(payload, frameHeaderBytes);
+  frame.writeUInt32LE(frameCrc(frame.subarray(0, 4), payload), 4);
+  return frame;
+}
+
+/** Covers the length too: eight zero bytes, as a crash leaves them in a file, are then no valid empty frame. */
+function frameCrc(length: Uint8Array, payload: Uint8Array): number {
+  return crc32(payload, crc32(length));
+}
+
+export interface Frame {
+  readonly payload: Uint8Array;
+  /** Offset of the byte after it. */
+  readonly end: number;
+}
+
+/** The frame at `offset`, or undefined where none is whole and intact. */
+export function decodeFrame(bytes: Buffer, offset: number): Frame | undefined {
+  if (bytes.length - offset < frameHeaderBytes) return undefined;
+  const start = offset + frameHeaderBytes;
+  const end = start + bytes.readUInt32LE(offset);
+  if (end > bytes.length) return undefined;
+  const payload = bytes.subarray(start, end);
+  const intact = bytes.readUInt32LE(offset + 4) === frameCrc(bytes.subarray(offset, offset + 4), payload);
+  return intact ? { payload, end } : undefined;
+}
+
+/** How many frames stand at `offset` one after the other, and where the first byte that is none lies. */
+export function scanFrames(bytes: Buffer, offset = 0): { readonly count: number; readonly end: number } {
+  let count = 0;
+  let end = offset;
+  for (let frame = decodeFrame(bytes, end); frame; frame = decodeFrame(bytes, end)) {
+    count++;
+    end = frame.end;
+  }
+  return { count, end };
+}
+
+/** Names sort in the order of their numbers. */
+export function segmentName(number: number): string {
+  return `${String(number).padStart(16, "0")}.segment`;
+}
+
+export function segmentNumber(name: string): number | undefined {
+  const match = /^([0-9]{16})\.segment$/.exec(name);
+  return match ? Number(match[1]) : undefined;
+}

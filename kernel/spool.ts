@@ -1,0 +1,245 @@
+import { type FileHandle, mkdir, open, readFile, readdir, truncate, unlink } from "node:fs/promises";
+import { join } from "node:path";
+import { invariant } from "#kernel/invariant.ts";
+import type { Logger } from "#kernel/log.ts";
+import { readRecords } from "#kernel/spool-reader.ts";
+import { type SpoolCursor, readCursor, syncDirectory, writeCursor } from "#kernel/spool-cursor.ts";
+import { encodeFrame, frameHeaderBytes, scanFrames, segmentName, segmentNumber } from "#kernel/spool-segment.ts";
+
+export interface SpoolOptions {
+  /** Made if missing; one process at a time. */
+  readonly dir: string;
+  /** Of all records not yet committed, with 8 bytes each for framing. */
+  readonly maxBytes: number;
+  /** A file is closed once it has grown to this, and deleted once all of it is committed. */
+  readonly segmentBytes: number;
+  readonly logger: Logger;
+}
+
+export interface SpoolBatch {
+  readonly records: Uint8Array[];
+  /** Forgets these records for good. Until then, and after a crash, `peek` gives them again. */
+  commit(): Promise<void>;
+}
+
+/** A queue on disk, first in first out, at least once: what was flushed survives a crash at any byte. */
+export interface Spool {
+  /** Written and fsynced with its neighbours soon after. Dropped, with a call of `onFull`, when there is no room. */
+  append(record: Uint8Array): void;
+  /** Resolves when everything appended so far is on the disk; rejects when the disk refuses. */
+  flush(): Promise<void>;
+  /** The oldest records, at most `max`, flushed first; the same ones until they are committed. */
+  peek(max: number): Promise<SpoolBatch>;
+  /** Not yet committed. */
+  size(): { readonly records: number; readonly bytes: number };
+  /** `listener` gets each record that found no room. */
+  onFull(listener: (dropped: Uint8Array) => void): void;
+  close(): Promise<void>;
+}
+
+interface Segment {
+  readonly number: number;
+  /** Bytes known to hold whole frames on the disk; a tail behind them is never read. */
+  bytes: number;
+  records: number;
+}
+
+export async function openSpool(options: SpoolOptions): Promise<Spool> {
+  await mkdir(options.dir, { recursive: true, mode: 0o700 });
+  const spool = new DiskSpool(options);
+  await spool.recover();
+  return spool;
+}
+
+class DiskSpool implements Spool {
+  readonly #options: SpoolOptions;
+  readonly #listeners: ((dropped: Uint8Array) => void)[] = [];
+  /** Oldest first; the last is the one written to, as long as `#file` is open. */
+  #segments: Segment[] = [];
+  #nextNumber = 1;
+  #file: FileHandle | undefined;
+  #cursor: SpoolCursor = { segment: 0, offset: 0 };
+  #pending: Buffer[] = [];
+  #records = 0;
+  #bytes = 0;
+  /** One disk action at a time, in order; never rejects. */
+  #turn: Promise<void> = Promise.resolve();
+  #writeScheduled = false;
+  #closed = false;
+
+  constructor(options: SpoolOptions) {
+    this.#options = options;
+  }
+
+  async recover(): Promise<void> {
+    const { dir, logger } = this.#options;
+    this.#cursor = await readCursor(dir, logger);
+    const numbers = (await readdir(dir)).map(segmentNumber).filter((number) => number !== undefined);
+    for (const number of numbers.sort((a, b) => a - b)) {
+      this.#nextNumber = Math.max(this.#nextNumber, number + 1);
+      const path = join(dir, segmentName(number));
+      if (number < this.#cursor.segment) {
+        await unlink(path);
+        continue;
+      }
+      const bytes = await readFile(path);
+      const start = number === this.#cursor.segment ? this.#cursor.offset : 0;
+      const { count, end } = scanFrames(bytes, Math.min(start, bytes.length));
+      if (end < bytes.length) {
+        logger.warn("spool: cut a torn tail", { segment: path, keptBytes: end, cutBytes: bytes.length - end });
+        await truncate(path, end);
+      }
+      this.#segments.push({ number, bytes: end, records: count });
+      this.#records += count;
+      this.#bytes += end - Math.min(start, end);
+    }
+    // A new process writes a new segment, so that a recovered one is never touched again.
+    this.#nextNumber = Math.max(this.#nextNumber, this.#cursor.segment + 1);
+    await this.#forgetBefore(this.#cursor);
+  }
+
+  append(record: Uint8Array): void {
+    invariant(!this.#closed, "append to a closed spool");
+    const bytes = frameHeaderBytes + record.length;
+    if (this.#bytes + bytes > this.#options.maxBytes) {
+      for (const listener of this.#listeners) listener(record);
+      return;
+    }
+    this.#records++;
+    this.#bytes += bytes;
+    this.#pending.push(encodeFrame(record));
+    if (this.#writeScheduled) return;
+    this.#writeScheduled = true;
+    // After this turn of the event loop, so that the records of one turn share a write and an fsync.
+    setImmediate(() => {
+      this.#writeScheduled = false;
+      this.flush().catch((error: unknown) => {
+        this.#options.logger.error("spool: cannot write; records wait in memory", {
+          dir: this.#options.dir,
+          waiting: this.#pending.length,
+          error,
+        });
+      });
+    });
+  }
+
+  flush(): Promise<void> {
+    return this.#inTurn(() => this.#writePending());
+  }
+
+  peek(max: number): Promise<SpoolBatch> {
+    return this.#inTurn(async () => {
+      await this.#writePending();
+      const records: Uint8Array[] = [];
+      let end = this.#cursor;
+      for (const segment of this.#segments) {
+        if (segment.number < end.segment) continue;
+        if (records.length >= max) break;
+        const start = segment.number === end.segment ? end.offset : 0;
+        const range = { start, end: segment.bytes };
+        const offset = await readRecords(this.#path(segment.number), range, max - records.length, records);
+        end = { segment: segment.number, offset };
+      }
+      const { length } = records;
+      const start = this.#cursor;
+      return { records, commit: () => this.#inTurn(() => this.#commit(start, end, length)) };
+    });
+  }
+
+  size(): { readonly records: number; readonly bytes: number } {
+    return { records: this.#records, bytes: this.#bytes };
+  }
+
+  onFull(listener: (dropped: Uint8Array) => void): void {
+    this.#listeners.push(listener);
+  }
+
+  async close(): Promise<void> {
+    if (this.#closed) return;
+    this.#closed = true;
+    await this.#inTurn(async () => {
+      try {
+        await this.#writePending();
+      } finally {
+        await this.#file?.close();
+        this.#file = undefined;
+      }
+    });
+  }
+
+  #inTurn<T>(action: () => Promise<T>): Promise<T> {
+    const result = this.#turn.then(action);
+    this.#turn = result.then(
+      () => {},
+      () => {}, // The caller has the rejection; the next turn starts all the same.
+    );
+    return result;
+  }
+
+  async #writePending(): Promise<void> {
+    if (this.#pending.length === 0) return;
+    // A copy: appends during the write grow the array itself.
+    const frames = [...this.#pending];
+    let segment = this.#segments.at(-1);
+    if (this.#file && segment && segment.bytes >= this.#options.segmentBytes) {
+      await this.#file.close();
+      this.#file = undefined;
+    }
+    if (!this.#file || !segment) {
+      const number = this.#nextNumber++;
+      this.#file = await open(this.#path(number), "ax", 0o600);
+      await syncDirectory(this.#options.dir);
+      segment = { number, bytes: 0, records: 0 };
+      this.#segments.push(segment);
+    }
+    const batch = Buffer.concat(frames);
+    try {
+      await this.#file.appendFile(batch);
+      await this.#file.datasync();
+    } catch (error) {
+      // How much of the batch is down is unknown, so the segment ends before it and the batch goes to a new one.
+      const failed = this.#file;
+      this.#file = undefined;
+      await failed.truncate(segment.bytes).catch(() => {}); // The tail is never read while this process lives.
+      await failed.close().catch(() => {}); // Nothing more can be done with a descriptor that fails.
+      throw error;
+    }
+    segment.bytes += batch.length;
+    segment.records += frames.length;
+    // Appends during the write went behind these.
+    this.#pending = this.#pending.slice(frames.length);
+  }
+
+  async #commit(start: SpoolCursor, end: SpoolCursor, records: number): Promise<void> {
+    if (start.segment !== this.#cursor.segment || start.offset !== this.#cursor.offset) return; // Committed before.
+    if (records === 0) return;
+    let bytes = 0;
+    for (const segment of this.#segments) {
+      if (segment.number > end.segment) break;
+      const from = segment.number === start.segment ? start.offset : 0;
+      bytes += (segment.number === end.segment ? end.offset : segment.bytes) - from;
+    }
+    await writeCursor(this.#options.dir, end);
+    this.#cursor = end;
+    this.#records -= records;
+    this.#bytes -= bytes;
+    await this.#forgetBefore(end);
+  }
+
+  /** Deletes the segments that lie wholly before the cursor, except the one being written. */
+  async #forgetBefore(cursor: SpoolCursor): Promise<void> {
+    const writing = this.#file ? this.#segments.at(-1) : undefined;
+    const kept: Segment[] = [];
+    for (const segment of this.#segments) {
+      const done = segment.number < cursor.segment;
+      const full = segment.number === cursor.segment && cursor.offset >= segment.bytes;
+      if (segment !== writing && (done || full)) await unlink(this.#path(segment.number));
+      else kept.push(segment);
+    }
+    this.#segments = kept;
+  }
+
+  #path(number: number): string {
+    return join(this.#options.dir, segmentName(number));
+  }
+}
