@@ -1,0 +1,310 @@
+import { create, toBinary } from "@bufbuild/protobuf";
+import { describe, expect, test } from "vitest";
+import { SnapshotSchema } from "#gen/helixmesh/discovery/v1/discovery_pb.ts";
+import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
+import { GenerateResponseSchema } from "#gen/helixmesh/inference/v1/inference_pb.ts";
+import { type CallEnd, CallEndSchema, Method } from "#gen/helixmesh/link/v1/link_pb.ts";
+import { EngineCapabilitiesSchema, Outcome, ReplicaState } from "#gen/helixmesh/type/v1/type_pb.ts";
+import { ManualClock } from "#kernel/clock.ts";
+import { Metrics } from "#kernel/metrics.ts";
+import { seededRandom } from "#kernel/random.ts";
+import { startSpan } from "#kernel/trace.ts";
+import { indexSnapshot } from "../discovery/snapshot.ts";
+import type { LinkCallEvents, LinkStart } from "../link/link.ts";
+import { Call, type CallLinks, type CallSettings } from "./call.ts";
+import { callMetrics } from "./call-metrics.ts";
+import type { Settlement } from "./settle.ts";
+
+/** Links under the test's control, in the place of the pool. */
+class ScriptedLinks implements CallLinks {
+  readonly ready = new Set<string>();
+  readonly starts: { readonly start: LinkStart; readonly events: LinkCallEvents; cancelled: boolean }[] = [];
+  readonly #listeners = new Set<() => void>();
+
+  replica(_nodeId: string, replicaId: string) {
+    if (!this.ready.has(replicaId)) return undefined;
+    const capabilities = create(EngineCapabilitiesSchema, { generate: true });
+    return { state: ReplicaState.READY, capabilities, load: undefined, inFlight: 0 };
+  }
+
+  start(_nodeId: string, start: LinkStart, events: LinkCallEvents) {
+    const entry = { start, events, cancelled: false };
+    this.starts.push(entry);
+    return { cancel: () => void (entry.cancelled = true) };
+  }
+
+  onChange(listener: () => void) {
+    this.#listeners.add(listener);
+    return () => void this.#listeners.delete(listener);
+  }
+
+  change(...ready: string[]): void {
+    this.ready.clear();
+    for (const replicaId of ready) this.ready.add(replicaId);
+    const listeners = [...this.#listeners];
+    for (const listener of listeners) listener();
+  }
+
+  get waiting(): number {
+    return this.#listeners.size;
+  }
+}
+
+const snapshot = indexSnapshot(
+  create(SnapshotSchema, {
+    models: [{ name: "pocket" }],
+    deployments: [{ name: "d", model: "pocket" }],
+    replicas: ["r1", "r2", "r3"].map((replicaId) => ({ replicaId, deployment: "d", nodeId: `n-${replicaId}` })),
+  }),
+);
+
+const defaults: CallSettings = {
+  callTimeoutMs: 60_000,
+  readyWaitMs: 10_000,
+  cancelGraceMs: 1_000,
+  maxAttempts: 3,
+  maxBufferedBytes: 1_000,
+};
+
+function begin(options: { ready?: string[]; settings?: Partial<CallSettings>; timeoutMs?: number } = {}) {
+  const clock = new ManualClock();
+  const links = new ScriptedLinks();
+  links.change(...(options.ready ?? []));
+  const settlements: Settlement[] = [];
+  const leaving = new AbortController();
+  const permits = { released: 0 };
+  const call = new Call(
+    {
+      settings: { ...defaults, ...options.settings },
+      snapshot: () => snapshot,
+      pool: links,
+      pick: (candidates) => candidates.toSorted((a, b) => (a.replicaId < b.replicaId ? -1 : 1))[0] ?? never(),
+      settle: (settlement) => settlements.push(settlement),
+      metrics: callMetrics(new Metrics("test")),
+      clock,
+      random: seededRandom(1),
+    },
+    {
+      context: {
+        callId: "call-1",
+        door: "grpc",
+        principal: { keyId: "k", projectId: "p" },
+        signal: leaving.signal,
+        timeoutMs: options.timeoutMs,
+        traceparent: undefined,
+      },
+      method: Method.GENERATE,
+      model: "pocket",
+      request: new Uint8Array(),
+      needs: [{ capability: "generate", parameter: "model" }],
+      labels: {},
+      permit: { release: () => void (permits.released += 1) },
+      span: startSpan("test", { kind: "server" }),
+      startedAtMs: clock.nowMs(),
+    },
+  );
+  call.begin();
+  const ask = (index: number) => links.starts[index] ?? never();
+  return { clock, links, settlements, leaving, permits, call, ask };
+}
+
+function never(): never {
+  throw new Error("the test expected one");
+}
+
+const started = toBinary(
+  GenerateResponseSchema,
+  create(GenerateResponseSchema, { event: { case: "started", value: { promptTokens: 7 } } }),
+);
+const delta = toBinary(
+  GenerateResponseSchema,
+  create(GenerateResponseSchema, { event: { case: "delta", value: { text: "a" } } }),
+);
+const end = (reason: Reason, completionTokens = 0): CallEnd =>
+  create(CallEndSchema, {
+    reason,
+    message: reason === 0 ? "" : "it failed.",
+    usage: { promptTokens: 7, completionTokens },
+  });
+
+async function drain(call: Call): Promise<Uint8Array[]> {
+  const responses: Uint8Array[] = [];
+  for await (const response of call.outbox) responses.push(response);
+  return responses;
+}
+
+const failure = (reason: Reason) => expect.objectContaining({ reason });
+
+describe("a call", () => {
+  test("relays what the agent sends and is settled once with its count and times", async () => {
+    const { clock, settlements, permits, call, ask } = begin({ ready: ["r1"] });
+    clock.advance(100);
+    ask(0).events.onResponses([started], 0);
+    ask(0).events.onResponses([delta], 1);
+    clock.advance(50);
+    ask(0).events.onResponses([delta, delta], 2);
+    ask(0).events.onEnd(end(Reason.UNSPECIFIED, 3));
+    expect(await drain(call)).toEqual([started, delta, delta, delta]);
+    expect(permits.released).toBe(1);
+    expect(clock.pendingTimers).toBe(0);
+    expect(settlements).toMatchObject([
+      {
+        outcome: Outcome.COMPLETED,
+        nodeId: "n-r1",
+        promptTokens: 7,
+        completionTokens: 3,
+        ttftMs: 100,
+        interTokenMs: 25,
+        durationMs: 150,
+        attempts: 1,
+      },
+    ]);
+  });
+
+  test.each([Reason.NODE_LOST, Reason.DRAINING, Reason.NO_READY_REPLICA, Reason.ENGINE_FAILED, Reason.OVERLOADED])(
+    "goes elsewhere before the first token for reason %i, and sends Started once",
+    async (reason) => {
+      const { settlements, call, ask } = begin({ ready: ["r1", "r2"] });
+      ask(0).events.onResponses([started], 0);
+      ask(0).events.onEnd(end(reason));
+      expect(ask(1).start.replicaId).toBe("r2");
+      ask(1).events.onResponses([started, delta], 1);
+      ask(1).events.onEnd(end(Reason.UNSPECIFIED, 1));
+      expect(await drain(call)).toEqual([started, delta]);
+      expect(settlements).toMatchObject([{ outcome: Outcome.COMPLETED, nodeId: "n-r2", attempts: 2 }]);
+    },
+  );
+
+  test.each([Reason.INVALID_REQUEST, Reason.CONTEXT_LENGTH_EXCEEDED, Reason.INTERNAL])(
+    "does not go elsewhere for reason %i",
+    async (reason) => {
+      const { links, settlements, call, ask } = begin({ ready: ["r1", "r2"] });
+      ask(0).events.onEnd(end(reason));
+      await expect(drain(call)).rejects.toEqual(failure(reason));
+      expect(links.starts).toHaveLength(1);
+      expect(settlements).toMatchObject([{ outcome: Outcome.FAILED, attempts: 1 }]);
+    },
+  );
+
+  test("does not go elsewhere after output has reached the client", async () => {
+    const { links, call, ask } = begin({ ready: ["r1", "r2"] });
+    ask(0).events.onResponses([started, delta], 1);
+    ask(0).events.onEnd(end(Reason.NODE_LOST));
+    await expect(drain(call)).rejects.toEqual(failure(Reason.NODE_LOST));
+    expect(links.starts).toHaveLength(1);
+  });
+
+  test("is dispatched at most as often as the setting says", async () => {
+    const { links, settlements, call, ask } = begin({ ready: ["r1", "r2", "r3"], settings: { maxAttempts: 2 } });
+    ask(0).events.onEnd(end(Reason.ENGINE_FAILED));
+    ask(1).events.onEnd(end(Reason.ENGINE_FAILED));
+    await expect(drain(call)).rejects.toEqual(failure(Reason.ENGINE_FAILED));
+    expect(links.starts).toHaveLength(2);
+    expect(settlements).toMatchObject([{ attempts: 2 }]);
+  });
+
+  test("fails at once as overloaded when every replica is full", async () => {
+    const { call, ask, settlements } = begin({ ready: ["r1"] });
+    ask(0).events.onEnd(end(Reason.OVERLOADED));
+    await expect(drain(call)).rejects.toEqual(failure(Reason.OVERLOADED));
+    expect(settlements).toHaveLength(1);
+  });
+
+  test("waits for the engine of its only replica to come back", async () => {
+    const { clock, links, call, ask, settlements } = begin({ ready: ["r1"] });
+    links.ready.clear();
+    ask(0).events.onEnd(end(Reason.ENGINE_FAILED));
+    clock.advance(4_000);
+    expect(links.starts).toHaveLength(1);
+    links.change("r1");
+    ask(1).events.onEnd(end(Reason.UNSPECIFIED));
+    await drain(call);
+    expect(settlements).toMatchObject([{ outcome: Outcome.COMPLETED, attempts: 2, waitedMs: 4_000 }]);
+  });
+
+  test("pauses before it asks a replica again that says it is ready and fails", () => {
+    const { clock, links, ask } = begin({ ready: ["r1"] });
+    ask(0).events.onEnd(end(Reason.ENGINE_FAILED));
+    expect(links.starts).toHaveLength(1);
+    clock.advance(25);
+    expect(links.starts).toHaveLength(2);
+  });
+
+  test("waits for a first replica, and gives up when the time for waiting is spent", async () => {
+    const patient = begin();
+    patient.clock.advance(9_999);
+    patient.links.change("r2");
+    expect(patient.ask(0).start.replicaId).toBe("r2");
+
+    const { clock, links, call, settlements } = begin();
+    clock.advance(10_000);
+    await expect(drain(call)).rejects.toEqual(failure(Reason.NO_READY_REPLICA));
+    expect(links.waiting).toBe(0);
+    expect(clock.pendingTimers).toBe(0);
+    expect(settlements).toMatchObject([{ outcome: Outcome.FAILED, nodeId: "", attempts: 0, waitedMs: 10_000 }]);
+  });
+
+  test("ends at the client's deadline, cancels the agent and counts what it had generated", async () => {
+    const { clock, call, ask, settlements, permits } = begin({ ready: ["r1"], timeoutMs: 500 });
+    ask(0).events.onResponses([started, delta], 1);
+    clock.advance(500);
+    await expect(drain(call)).rejects.toEqual(failure(Reason.DEADLINE_EXCEEDED));
+    expect(ask(0).cancelled).toBe(true);
+    expect(settlements).toHaveLength(0);
+    ask(0).events.onEnd(end(Reason.CANCELLED, 4));
+    expect(settlements).toMatchObject([
+      { outcome: Outcome.FAILED, completionTokens: 4, error: { reason: Reason.DEADLINE_EXCEEDED } },
+    ]);
+    expect(permits.released).toBe(1);
+  });
+
+  test("that waits ends at its deadline too", async () => {
+    const { clock, call, settlements } = begin({ timeoutMs: 500 });
+    clock.advance(500);
+    await expect(drain(call)).rejects.toEqual(failure(Reason.DEADLINE_EXCEEDED));
+    expect(settlements).toHaveLength(1);
+    expect(clock.pendingTimers).toBe(0);
+  });
+
+  test("whose client leaves is settled with the agent's count, or after a grace with its own", () => {
+    const answered = begin({ ready: ["r1"] });
+    answered.ask(0).events.onResponses([started, delta], 1);
+    answered.leaving.abort();
+    expect(answered.ask(0).cancelled).toBe(true);
+    answered.ask(0).events.onEnd(end(Reason.CANCELLED, 2));
+    expect(answered.settlements).toMatchObject([{ outcome: Outcome.CANCELLED, completionTokens: 2 }]);
+
+    const silent = begin({ ready: ["r1"] });
+    silent.ask(0).events.onResponses([started, delta], 1);
+    silent.leaving.abort();
+    silent.clock.advance(1_000);
+    silent.ask(0).events.onEnd(end(Reason.CANCELLED, 2));
+    expect(silent.settlements).toMatchObject([{ outcome: Outcome.CANCELLED, promptTokens: 7, completionTokens: 1 }]);
+    expect(silent.clock.pendingTimers).toBe(0);
+  });
+
+  test("whose consumer stops reading early is cancelled", async () => {
+    const { call, ask } = begin({ ready: ["r1"] });
+    ask(0).events.onResponses([started], 0);
+    await call.outbox.next();
+    await call.outbox.return();
+    expect(ask(0).cancelled).toBe(true);
+  });
+
+  test("is cut when its client leaves more unread than the bound", async () => {
+    const { call, ask, settlements } = begin({ ready: ["r1"], settings: { maxBufferedBytes: 3 * delta.length } });
+    for (let step = 0; step < 4; step++) ask(0).events.onResponses([delta], 1);
+    expect(ask(0).cancelled).toBe(true);
+    await expect(drain(call)).rejects.toEqual(failure(Reason.RATE_LIMITED));
+    ask(0).events.onEnd(end(Reason.CANCELLED, 4));
+    expect(settlements).toMatchObject([{ outcome: Outcome.FAILED, completionTokens: 4 }]);
+  });
+
+  test("that begins after its client left does nothing", () => {
+    const { links, settlements, leaving } = begin({ ready: [] });
+    leaving.abort();
+    links.change("r1");
+    expect(links.starts).toHaveLength(0);
+    expect(settlements).toMatchObject([{ outcome: Outcome.CANCELLED, attempts: 0 }]);
+  });
+});

@@ -1,0 +1,20 @@
+import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
+
+/** Whether an attempt that failed for this reason, with nothing generated, may be made again on another replica. */
+export function mayRetryElsewhere(reason: Reason): boolean {
+  switch (reason) {
+    case Reason.NODE_LOST:
+    case Reason.DRAINING:
+    case Reason.NO_READY_REPLICA:
+    case Reason.ENGINE_FAILED:
+    case Reason.OVERLOADED:
+      return true;
+    default:
+      return false;
+  }
+}
+
+/** Whether the same replica may be asked again later: one that is full said no, and waiting only adds to its queue. */
+export function mayRetrySame(reason: Reason): boolean {
+  return mayRetryElsewhere(reason) && reason !== Reason.OVERLOADED;
+}

@@ -1,0 +1,207 @@
+import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
+import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
+import {
+  CountTokensRequestSchema,
+  CountTokensResponseSchema,
+  EmbedRequestSchema,
+  EmbedResponseSchema,
+  type GenerateRequest,
+  GenerateRequestSchema,
+  type ModelInfo,
+  ModelInfoSchema,
+} from "#gen/helixmesh/inference/v1/inference_pb.ts";
+import { Method } from "#gen/helixmesh/link/v1/link_pb.ts";
+import { Outcome, ReplicaState } from "#gen/helixmesh/type/v1/type_pb.ts";
+import { MeshError } from "#kernel/mesh-error.ts";
+import { startSpan } from "#kernel/trace.ts";
+import type { Limits } from "../admission/limits.ts";
+import type { Need } from "../routing/candidates.ts";
+import { resolve } from "../routing/resolve.ts";
+import { Call, type CallParts } from "./call.ts";
+import type { CallContext, Calls } from "./calls.ts";
+import { needsOfEmbed, needsOfGenerate } from "./needs.ts";
+import type { Outbox } from "./outbox.ts";
+import { validateCountTokens, validateEmbed, validateGenerate } from "./validate.ts";
+
+export interface RouterCallsParts extends CallParts {
+  readonly limits: Limits;
+  /** True once the router takes no new calls. */
+  readonly draining: () => boolean;
+}
+
+interface Asked {
+  readonly method: Method;
+  readonly model: string;
+  readonly labels: Readonly<Record<string, string>>;
+  readonly attributes: Readonly<Record<string, string | number>>;
+  /** Throws what is wrong with the request. */
+  readonly validate: () => void;
+  readonly encode: () => Uint8Array;
+  readonly needs: () => readonly Need[];
+}
+
+/** The core behind every door: validate → admit → resolve → run. */
+export function createCalls(parts: RouterCallsParts): Calls {
+  function begin(asked: Asked, context: CallContext): Outbox {
+    const { clock, limits, settle, snapshot, draining } = parts;
+    const startedAtMs = clock.nowMs();
+    const startMs = clock.monotonicMs();
+    const operation = operationOf(asked.method, asked.attributes);
+    const span = startSpan(`${operation} ${asked.model.slice(0, 256)}`, {
+      kind: "server",
+      traceparent: context.traceparent,
+      attributes: {
+        "gen_ai.operation.name": operation,
+        "gen_ai.provider.name": "helixmesh",
+        "gen_ai.request.model": asked.model.slice(0, 256),
+        "helixmesh.door": context.door,
+        ...asked.attributes,
+      },
+    });
+    try {
+      if (draining()) throw new MeshError(Reason.DRAINING, "This router is shutting down; another one may answer.");
+      asked.validate();
+      const permit = limits.enter(context.principal.keyId);
+      try {
+        const { model } = resolve(snapshot(), asked.model);
+        const { labels, method } = asked;
+        const request = asked.encode();
+        const needs = asked.needs();
+        const call = new Call(parts, {
+          context,
+          method,
+          model: model.name,
+          request,
+          needs,
+          labels,
+          permit,
+          span,
+          startedAtMs,
+        });
+        call.begin();
+        return call.outbox;
+      } catch (error) {
+        permit.release();
+        throw error;
+      }
+    } catch (cause) {
+      const error = MeshError.from(cause);
+      const durationMs = clock.monotonicMs() - startMs;
+      settle({ ...refused, context, error, startedAtMs, durationMs }, span);
+      throw error;
+    }
+  }
+
+  return {
+    generate(request, context) {
+      return begin(
+        {
+          method: Method.GENERATE,
+          model: request.model,
+          labels: request.labels,
+          attributes: generateAttributes(request),
+          validate: () => validateGenerate(request),
+          encode: () => toBinary(GenerateRequestSchema, request),
+          needs: () => needsOfGenerate(request),
+        },
+        context,
+      );
+    },
+    async embed(request, context) {
+      const asked: Asked = {
+        method: Method.EMBED,
+        model: request.model,
+        labels: request.labels,
+        attributes: {},
+        validate: () => validateEmbed(request),
+        encode: () => toBinary(EmbedRequestSchema, request),
+        needs: () => needsOfEmbed,
+      };
+      return fromBinary(EmbedResponseSchema, await onlyResponse(begin(asked, context)));
+    },
+    async countTokens(request, context) {
+      const asked: Asked = {
+        method: Method.COUNT_TOKENS,
+        model: request.model,
+        labels: {},
+        attributes: {},
+        validate: () => validateCountTokens(request),
+        encode: () => toBinary(CountTokensRequestSchema, request),
+        needs: () => [],
+      };
+      return fromBinary(CountTokensResponseSchema, await onlyResponse(begin(asked, context)));
+    },
+    listModels: () => listModels(parts),
+  };
+}
+
+/** What a settlement says of a call that never was. */
+const refused = {
+  model: "",
+  deployment: "",
+  nodeId: "",
+  outcome: Outcome.FAILED,
+  promptTokens: 0,
+  cachedTokens: 0,
+  completionTokens: 0,
+  ttftMs: undefined,
+  interTokenMs: undefined,
+  waitedMs: 0,
+  attempts: 0,
+  labels: {},
+};
+
+async function onlyResponse(responses: AsyncIterable<Uint8Array>): Promise<Uint8Array> {
+  let only: Uint8Array | undefined;
+  for await (const response of responses) only ??= response;
+  if (!only) {
+    const cause = new Error("the agent ended the call well and sent no response");
+    throw new MeshError(Reason.INTERNAL, "The engine gave no answer; quote the request id when asking for help.", {
+      cause,
+    });
+  }
+  return only;
+}
+
+/** Sorted by id. Every key may use every model for now. */
+function listModels({ snapshot: current, pool }: CallParts): readonly ModelInfo[] {
+  const snapshot = current();
+  const infos: ModelInfo[] = [];
+  const add = (id: string, name: string): void => {
+    const model = snapshot.models.get(name);
+    const deployments = snapshot.deploymentsOfModel.get(name);
+    if (!model || !deployments) return;
+    let readyReplicas = 0;
+    let contextTokens = 0;
+    for (const replica of deployments.flatMap((one) => snapshot.replicasOfDeployment.get(one.name) ?? [])) {
+      const view = pool.replica(replica.nodeId, replica.replicaId);
+      if (view?.state !== ReplicaState.READY) continue;
+      readyReplicas += 1;
+      contextTokens = Math.max(contextTokens, view.capabilities?.contextTokens ?? 0);
+    }
+    infos.push(create(ModelInfoSchema, { id, resolvesTo: name, created: model.created, readyReplicas, contextTokens }));
+  };
+  for (const name of snapshot.models.keys()) add(name, name);
+  for (const alias of snapshot.aliases.values()) if (!snapshot.models.has(alias.name)) add(alias.name, alias.model);
+  return infos.sort((a, b) => (a.id < b.id ? -1 : a.id > b.id ? 1 : 0));
+}
+
+/** https://opentelemetry.io/docs/specs/semconv/registry/attributes/gen-ai/, gen_ai.operation.name */
+function operationOf(method: Method, attributes: Readonly<Record<string, string | number>>): string {
+  if (method === Method.EMBED) return "embeddings";
+  if (method === Method.COUNT_TOKENS) return "count_tokens";
+  return attributes["helixmesh.input"] === "chat" ? "chat" : "text_completion";
+}
+
+/** Parameters only: content is never traced. */
+function generateAttributes(request: GenerateRequest): Record<string, string | number> {
+  const { sampling } = request;
+  return {
+    "helixmesh.input": request.input.case ?? "",
+    ...(request.maxOutputTokens !== undefined && { "gen_ai.request.max_tokens": request.maxOutputTokens }),
+    ...(request.choiceCount > 1 && { "gen_ai.request.choice.count": request.choiceCount }),
+    ...(sampling?.temperature !== undefined && { "gen_ai.request.temperature": sampling.temperature }),
+    ...(sampling?.topP !== undefined && { "gen_ai.request.top_p": sampling.topP }),
+    ...(sampling?.seed !== undefined && { "gen_ai.request.seed": Number(sampling.seed) }),
+  };
+}

@@ -1,0 +1,2 @@
+export { readModelId } from "./request.ts";
+export { modelList, oneModel } from "./response.ts";

@@ -1,0 +1,104 @@
+import { describe, expect, test } from "vitest";
+import { ManualClock } from "#kernel/clock.ts";
+import { EventStream } from "./event-stream.ts";
+import type { HttpResponse } from "./exchange.ts";
+
+class FakeResponse implements HttpResponse {
+  headersSent = false;
+  full = false;
+  destroyed = false;
+  readonly written: string[] = [];
+  readonly #listeners = { close: new Set<() => void>(), drain: new Set<() => void>() };
+
+  writeHead(): void {
+    this.headersSent = true;
+  }
+  write(chunk: string): boolean {
+    this.written.push(chunk);
+    return !this.full;
+  }
+  end(chunk = ""): void {
+    this.written.push(chunk, "END");
+  }
+  destroy(): void {
+    this.destroyed = true;
+    this.emit("close");
+  }
+  on(event: "close" | "drain", listener: () => void): void {
+    this.#listeners[event].add(listener);
+  }
+  emit(event: "close" | "drain"): void {
+    for (const listener of this.#listeners[event]) listener();
+  }
+}
+
+function start(full = false): { response: FakeResponse; stream: EventStream; clock: ManualClock; stalls: number[] } {
+  const response = new FakeResponse();
+  response.full = full;
+  const clock = new ManualClock();
+  const stalls: number[] = [];
+  const onStall = (): void => void stalls.push(clock.nowMs());
+  const stream = new EventStream(response, { headers: {}, clock, stallTimeoutMs: 1_000, onStall });
+  return { response, stream, clock, stalls };
+}
+
+const turn = (): Promise<void> => new Promise(setImmediate);
+
+describe("an event stream", () => {
+  test("writes what came in one turn at once", async () => {
+    const { response, stream } = start();
+    stream.write("a");
+    stream.write("b");
+    expect(response.written).toEqual([]);
+    await turn();
+    stream.write("c");
+    await turn();
+    expect(response.written).toEqual(["ab", "c"]);
+  });
+
+  test("writes the end together with what is pending", () => {
+    const { response, stream } = start();
+    stream.write("a");
+    stream.end("b");
+    expect(response.written).toEqual(["ab", "END"]);
+  });
+
+  test("does not let a turn gather without bound", () => {
+    const { response, stream } = start();
+    stream.write("x".repeat(64 * 1024));
+    expect(response.written).toHaveLength(1);
+  });
+
+  test("makes the writer wait while the client does not read", async () => {
+    const { response, stream, clock } = start(true);
+    stream.write("a");
+    expect(stream.room).toBeUndefined();
+    await turn();
+    const { room } = stream;
+    expect(room).toBeInstanceOf(Promise);
+    response.emit("drain");
+    await room;
+    expect(stream.room).toBeUndefined();
+    expect(clock.pendingTimers).toBe(0);
+  });
+
+  test("cuts a client that reads nothing for too long", async () => {
+    const { response, stream, clock, stalls } = start(true);
+    stream.write("a");
+    await turn();
+    const { room } = stream;
+    clock.advance(1_000);
+    await room;
+    expect(stalls).toHaveLength(1);
+    expect(response.destroyed).toBe(true);
+  });
+
+  test("sends nothing after the client went away", async () => {
+    const { response, stream } = start();
+    response.emit("close");
+    stream.write("a");
+    stream.end("b");
+    await turn();
+    expect(response.written).toEqual([]);
+  });
+});

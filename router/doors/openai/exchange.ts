@@ -1,0 +1,51 @@
+import type { IncomingMessage } from "node:http";
+import type { Http2ServerRequest } from "node:http2";
+import type { Clock } from "#kernel/clock.ts";
+import type { Logger } from "#kernel/log.ts";
+import type { Metrics } from "#kernel/metrics.ts";
+import type { Principal } from "../../admission/authenticate.ts";
+import type { CallContext, Calls, Door } from "../../call/calls.ts";
+import type { Reply } from "./reply.ts";
+
+export interface OpenAiDeps {
+  readonly calls: Calls;
+  /** Takes the `authorization` header. @throws MeshError INVALID_API_KEY, PERMISSION_DENIED */
+  readonly authenticate: (authorization: string | undefined) => Principal;
+  readonly clock: Clock;
+  readonly logger: Logger;
+  readonly metrics: Metrics;
+  readonly newCallId: () => string;
+  /** Of one request; a larger one gets 413 and is never held. */
+  readonly maxBodyBytes: number;
+  /** How long a body may take to arrive. Default 60,000. */
+  readonly bodyTimeoutMs?: number;
+  /** How long a client may leave a stream unread before its call is ended. Default 60,000. */
+  readonly stallTimeoutMs?: number;
+}
+
+export type HttpRequest = IncomingMessage | Http2ServerRequest;
+
+/** What the doors need of a response; that of node:http and that of node:http2's compatibility API have it. */
+export interface HttpResponse {
+  readonly headersSent: boolean;
+  writeHead(status: number, headers: Record<string, string>): unknown;
+  write(chunk: string): boolean;
+  end(): unknown;
+  end(chunk: string): unknown;
+  destroy(): unknown;
+  on(event: "close" | "drain", listener: () => void): unknown;
+}
+
+/** One authenticated request with its parsed body, on its way through an endpoint. */
+export interface Exchange {
+  readonly body: unknown;
+  readonly context: CallContext;
+  readonly deps: OpenAiDeps;
+  readonly reply: Reply;
+}
+
+/** One `POST` route. A MeshError thrown before anything was sent becomes the answer. */
+export interface Endpoint {
+  readonly door: Door;
+  answer(exchange: Exchange): Promise<void>;
+}

@@ -1,0 +1,2 @@
+export type { HttpRequest, HttpResponse, OpenAiDeps } from "./exchange.ts";
+export { handleOpenAi } from "./handle.ts";

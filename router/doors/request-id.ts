@@ -1,0 +1,16 @@
+import type { NodeServerRequest, NodeServerResponse } from "#kernel/node-handler.ts";
+import { newId } from "#kernel/random.ts";
+
+export const requestIdHeader = "x-request-id";
+
+/**
+ * Gives every request its call id and every answer its header, errors of any layer included: the caller's own id if it
+ * is 1 to 128 printable ASCII characters, else a new one that takes its place.
+ */
+export function nameRequest(request: NodeServerRequest, response: NodeServerResponse): void {
+  const given = request.headers[requestIdHeader];
+  const callId =
+    typeof given === "string" && /^[\x21-\x7e]([\x20-\x7e]{0,126}[\x21-\x7e])?$/.test(given) ? given : newId("call");
+  request.headers[requestIdHeader] = callId;
+  response.setHeader(requestIdHeader, callId);
+}

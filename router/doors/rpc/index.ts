@@ -1,0 +1,1 @@
+export { type InferenceServiceOptions, inferenceService } from "./inference-service.ts";

@@ -1,0 +1,53 @@
+import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
+import type { InferenceService } from "#gen/helixmesh/inference/v1/inference_pb.ts";
+import { newId } from "#kernel/random.ts";
+import type { Principal } from "../../admission/authenticate.ts";
+import type { CallContext, Calls, Door } from "../../call/calls.ts";
+import { requestIdHeader } from "../request-id.ts";
+import { decodedResponse, relayedResponse } from "./relay-bytes.ts";
+
+export interface InferenceServiceOptions {
+  readonly calls: Calls;
+  /** Takes the `authorization` header. @throws MeshError INVALID_API_KEY, PERMISSION_DENIED */
+  readonly authenticate: (authorization: string | null) => Principal;
+}
+
+/** InferenceService over gRPC, gRPC-Web and Connect: who asks, then the core, then the answer as it comes. */
+export function inferenceService({
+  calls,
+  authenticate,
+}: InferenceServiceOptions): ServiceImpl<typeof InferenceService> {
+  function callContext(context: HandlerContext): CallContext {
+    return {
+      principal: authenticate(context.requestHeader.get("authorization")),
+      callId: context.requestHeader.get(requestIdHeader) ?? newId("call"),
+      door: doorOf(context.protocolName),
+      signal: context.signal,
+      timeoutMs: context.timeoutMs(),
+      traceparent: context.requestHeader.get("traceparent") ?? undefined,
+    };
+  }
+  return {
+    async *generate(request, context) {
+      const isJson = /json/.test(context.requestHeader.get("content-type") ?? "");
+      const toMessage = isJson ? decodedResponse : relayedResponse;
+      for await (const encoded of calls.generate(request, callContext(context))) yield toMessage(encoded);
+    },
+    embed: (request, context) => calls.embed(request, callContext(context)),
+    countTokens: (request, context) => calls.countTokens(request, callContext(context)),
+    listModels(_request, context) {
+      const principal = authenticate(context.requestHeader.get("authorization"));
+      return { models: [...calls.listModels(principal)] };
+    },
+  };
+}
+
+function doorOf(protocolName: string): Door {
+  switch (protocolName) {
+    case "grpc":
+    case "grpc-web":
+      return protocolName;
+    default:
+      return "connect";
+  }
+}

@@ -1,0 +1,112 @@
+import { Backoff } from "#kernel/backoff.ts";
+import type { Clock } from "#kernel/clock.ts";
+import type { Logger } from "#kernel/log.ts";
+import type { Metrics } from "#kernel/metrics.ts";
+import type { Random } from "#kernel/random.ts";
+import type { IndexedSnapshot } from "../discovery/snapshot.ts";
+import type { ReplicaView } from "../routing/candidates.ts";
+import { Link, type LinkCall, type LinkCallEvents, type LinkStart } from "./link.ts";
+import { type LinkMetrics, linkMetrics } from "./link-metrics.ts";
+import type { LinkTransport } from "./transport.ts";
+
+export interface PoolOptions {
+  readonly routerId: string;
+  readonly transport: LinkTransport;
+  readonly connectTimeoutMs: number;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly logger: Logger;
+  readonly metrics: Metrics;
+}
+
+/** One link for each node of the snapshot. */
+export class LinkPool {
+  readonly #options: PoolOptions;
+  readonly #metrics: LinkMetrics;
+  readonly #links = new Map<string, Link>();
+  /** Links of nodes that left or moved, until their last call ended. */
+  readonly #retiring = new Set<Link>();
+  readonly #listeners = new Set<() => void>();
+  #closed = false;
+
+  constructor(options: PoolOptions) {
+    this.#options = options;
+    this.#metrics = linkMetrics(options.metrics);
+  }
+
+  /** Opens links to new nodes and retires those of nodes that are gone or have another address or token. */
+  follow(snapshot: IndexedSnapshot): void {
+    if (this.#closed) return;
+    for (const [nodeId, link] of this.#links) {
+      const node = snapshot.nodes.get(nodeId);
+      if (node && node.linkAddress === link.target.address && node.linkToken === link.target.token) continue;
+      this.#links.delete(nodeId);
+      this.#retiring.add(link);
+      link.retire();
+    }
+    for (const node of snapshot.nodes.values()) {
+      if (this.#links.has(node.nodeId)) continue;
+      const target = { address: node.linkAddress, token: node.linkToken };
+      const link = this.#takeBack(node.nodeId, target.address, target.token) ?? this.#newLink(node.nodeId, target);
+      this.#links.set(node.nodeId, link);
+      link.open();
+    }
+    for (const link of this.#retiring) if (link.kind === "closed") this.#retiring.delete(link);
+    // Replicas may have come or gone without any link changing.
+    this.#changed();
+  }
+
+  /** Undefined when the replica's link is down or takes no new calls. */
+  replica(nodeId: string, replicaId: string): ReplicaView | undefined {
+    return this.#links.get(nodeId)?.replica(replicaId);
+  }
+
+  start(nodeId: string, start: LinkStart, events: LinkCallEvents): LinkCall | undefined {
+    return this.#links.get(nodeId)?.start(start, events);
+  }
+
+  /** Calls `listener` whenever a replica may have become ready or stopped to be, until the returned function is called. */
+  onChange(listener: () => void): () => void {
+    this.#listeners.add(listener);
+    return () => void this.#listeners.delete(listener);
+  }
+
+  close(): void {
+    this.#closed = true;
+    for (const link of [...this.#links.values(), ...this.#retiring]) link.close();
+    this.#links.clear();
+    this.#retiring.clear();
+  }
+
+  /** A node that left for a moment finds its link again, with the calls that still run on it. */
+  #takeBack(nodeId: string, address: string, token: string): Link | undefined {
+    for (const link of this.#retiring) {
+      if (link.nodeId !== nodeId || link.target.address !== address || link.target.token !== token) continue;
+      this.#retiring.delete(link);
+      return link.unretire() ? link : undefined;
+    }
+    return undefined;
+  }
+
+  #newLink(nodeId: string, target: { address: string; token: string }): Link {
+    const { routerId, transport, connectTimeoutMs, clock, random, logger } = this.#options;
+    return new Link({
+      nodeId,
+      target,
+      routerId,
+      transport,
+      connectTimeoutMs,
+      backoff: new Backoff({ initialMs: 100, maxMs: 5_000 }, random),
+      clock,
+      logger,
+      metrics: this.#metrics,
+      onChange: () => this.#changed(),
+    });
+  }
+
+  #changed(): void {
+    // A copy: a call that goes on waiting listens again, and must not be told twice of one change.
+    const listeners = [...this.#listeners];
+    for (const listener of listeners) listener();
+  }
+}

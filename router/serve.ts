@@ -1,0 +1,137 @@
+import { mkdir, readFile } from "node:fs/promises";
+import { hostname } from "node:os";
+import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
+import { startAdminServer } from "#kernel/admin-server.ts";
+import { Backoff } from "#kernel/backoff.ts";
+import { sleep } from "#kernel/clock.ts";
+import { listenError } from "#kernel/listen-error.ts";
+import { MeshError } from "#kernel/mesh-error.ts";
+import type { RunningService, ServiceParts, ServiceSettings } from "#kernel/run-service.ts";
+import { loadTls } from "#kernel/tls.ts";
+import { authenticate } from "./admission/authenticate.ts";
+import { Limits } from "./admission/limits.ts";
+import { callMetrics } from "./call/call-metrics.ts";
+import { createCalls } from "./call/router-calls.ts";
+import { createSettle } from "./call/settle.ts";
+import { createControlClient } from "./discovery/control-client.ts";
+import { SnapshotFile } from "./discovery/snapshot-file.ts";
+import { Discovery } from "./discovery/watch.ts";
+import { openDoors } from "./doors/index.ts";
+import { createGrpcLinkTransport } from "./link/grpc-transport.ts";
+import { LinkPool } from "./link/pool.ts";
+import { policies } from "./routing/policies/index.ts";
+import type { routerSettings } from "./settings.ts";
+import { openUsage } from "./usage/ship.ts";
+
+/** Builds the router from its parts, in the order in which a call meets them backwards, and opens its doors. */
+export async function serveRouter(
+  settings: ServiceSettings<typeof routerSettings>,
+  parts: ServiceParts,
+): Promise<RunningService> {
+  const { clock, random, logger, metrics } = parts;
+  const tls = loadTls({ certPath: settings.tlsCert, keyPath: settings.tlsKey });
+  const routerId = settings.routerId ?? `${hostname()}:${settings.port}`;
+  const { stateDir, connectTimeoutMs } = settings;
+  await mkdir(stateDir, { recursive: true, mode: 0o700 });
+
+  const client = createControlClient(settings);
+  const usage = await openUsage({ client, routerId, stateDir, maxBytes: settings.usageMaxBytes, ...parts });
+  const snapshotFile = new SnapshotFile(stateDir, logger);
+  const discovery = new Discovery({
+    client,
+    routerId,
+    initial: await snapshotFile.load(),
+    save: (snapshot) => snapshotFile.save(snapshot),
+    backoff: new Backoff({ initialMs: 100, maxMs: 5_000 }, random),
+    clock,
+    logger,
+    metrics,
+  });
+  const transport = createGrpcLinkTransport(
+    settings.linkCa === undefined ? undefined : await readFile(settings.linkCa),
+  );
+  const pool = new LinkPool({ routerId, transport, connectTimeoutMs, ...parts });
+  discovery.onChange((snapshot) => pool.follow(snapshot));
+  pool.follow(discovery.snapshot);
+
+  const limits = new Limits(settings, metrics);
+  const calls = callMetrics(metrics);
+  const policy = policies[settings.policy];
+  let turn = 0;
+  let draining = false;
+  const core = createCalls({
+    settings,
+    snapshot: () => discovery.snapshot,
+    pool,
+    pick: (candidates) => policy(candidates, { random, turn: turn++ }),
+    settle: createSettle({ usage, metrics: calls, logger }),
+    metrics: calls,
+    limits,
+    draining: () => draining,
+    clock,
+    random,
+  });
+
+  const unready = (): string | undefined => {
+    if (draining) return "draining";
+    return discovery.present ? undefined : "no snapshot yet: the control plane has not answered, and none is on disk";
+  };
+  const doors = await openDoors({
+    host: settings.host,
+    port: settings.port,
+    tls,
+    calls: core,
+    authenticate(authorization) {
+      // Without a snapshot no key is known, and the caller's may be good.
+      if (!discovery.present) throw noSnapshot();
+      return authenticate(authorization, discovery.snapshot.keys, clock);
+    },
+    healthy: () => unready() === undefined,
+    maxBodyBytes: settings.maxBodyBytes,
+    corsOrigins: settings.corsOrigins,
+    clock,
+    logger,
+    metrics,
+  }).catch((error: unknown) => {
+    throw listenError(error, settings.port, "--port");
+  });
+  const admin = await startAdminServer({
+    host: settings.adminHost,
+    port: settings.adminPort,
+    metrics,
+    ready: unready,
+    logger,
+  }).catch((error: unknown) => {
+    throw listenError(error, settings.adminPort, "--admin-port");
+  });
+  discovery.start();
+
+  return {
+    url: `${tls ? "https" : "http"}://${urlHost(settings.host)}:${doors.port}`,
+    adminUrl: `http://${urlHost(settings.adminHost)}:${admin.port}`,
+    async drain() {
+      draining = true;
+      await doors.drain(settings.drainTimeoutMs);
+      // Calls that were cut still wait for their agents' last word.
+      const patienceMs = clock.monotonicMs() + settings.cancelGraceMs;
+      while (limits.inFlight > 0 && clock.monotonicMs() < patienceMs) await sleep(clock, 10);
+      pool.close();
+      await discovery.stop();
+      await usage.flush(settings.usageFlushTimeoutMs);
+      await usage.close();
+      await snapshotFile.flush();
+      await admin.close();
+    },
+  };
+}
+
+function noSnapshot(): MeshError {
+  const message = "This router has just started and has not reached the control plane yet; try again shortly.";
+  return new MeshError(Reason.CONTROL_PLANE_UNAVAILABLE, message, { retryAfterMs: 1_000 });
+}
+
+/** An address as callers on this host can use it in a URL. */
+function urlHost(host: string): string {
+  if (host === "0.0.0.0" || host === "::") return "127.0.0.1";
+  return host.includes(":") ? `[${host}]` : host;
+}

@@ -1,0 +1,47 @@
+import { join } from "node:path";
+import type { Client } from "@connectrpc/connect";
+import type { DiscoveryService } from "#gen/helixmesh/discovery/v1/discovery_pb.ts";
+import type { Clock } from "#kernel/clock.ts";
+import type { Logger } from "#kernel/log.ts";
+import type { Metrics } from "#kernel/metrics.ts";
+import type { Random } from "#kernel/random.ts";
+import { openSpool } from "#kernel/spool.ts";
+import { type UsageShipper, startUsageShipper } from "#kernel/usage-shipper.ts";
+
+export interface UsageOptions {
+  readonly client: Client<typeof DiscoveryService>;
+  readonly routerId: string;
+  readonly stateDir: string;
+  /** Disk that unshipped records may take. */
+  readonly maxBytes: number;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly logger: Logger;
+  readonly metrics: Metrics;
+}
+
+const shipTimeoutMs = 30_000;
+
+/** What this router relayed: on disk until the control plane has it. */
+export async function openUsage(options: UsageOptions): Promise<UsageShipper> {
+  const { client, routerId, clock, random, logger, metrics } = options;
+  const dir = join(options.stateDir, "usage");
+  const spool = await openSpool({ dir, maxBytes: options.maxBytes, segmentBytes: 8 * 1024 * 1024, logger });
+  const shipper = startUsageShipper({
+    spool,
+    async ship(records) {
+      await client.reportUsage({ routerId, records }, { timeoutMs: shipTimeoutMs });
+    },
+    clock,
+    random,
+    logger,
+    metrics,
+  });
+  return {
+    ...shipper,
+    async close() {
+      await shipper.close();
+      await spool.close();
+    },
+  };
+}
