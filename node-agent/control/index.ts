@@ -1,0 +1,2 @@
+export { ControlLink } from "./control-link.ts";
+export { StateFile } from "./state-file.ts";

@@ -1,0 +1,2 @@
+export { LinkServer } from "./server.ts";
+export type { CallRunner, CallSink, RunningCall } from "./session.ts";

@@ -1,0 +1,366 @@
+import { create, fromBinary } from "@bufbuild/protobuf";
+import * as grpc from "@grpc/grpc-js";
+import { afterEach, describe, expect, test } from "vitest";
+import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
+import {
+  CountTokensRequestSchema,
+  CountTokensResponseSchema,
+  EmbedRequestSchema,
+  EmbedResponseSchema,
+  FinishReason,
+  GenerateRequestSchema,
+} from "#gen/helixmesh/inference/v1/inference_pb.ts";
+import { LinkService, Method } from "#gen/helixmesh/link/v1/link_pb.ts";
+import { DesiredReplicaSchema } from "#gen/helixmesh/node/v1/node_pb.ts";
+import { EngineKind, Outcome, ReplicaState, type UsageRecord } from "#gen/helixmesh/type/v1/type_pb.ts";
+import { systemClock } from "#kernel/clock.ts";
+import { silentLogger } from "#kernel/log.ts";
+import { Metrics } from "#kernel/metrics.ts";
+import { newId, systemRandom } from "#kernel/random.ts";
+import { rpcErrors } from "#kernel/rpc-errors.ts";
+import { type RpcServer, startRpcServer } from "#kernel/rpc-server.ts";
+import { CallMetrics, createCallRunner } from "../call/index.ts";
+import { createSimEngine } from "../engines/sim/index.ts";
+import { ReplicaSet } from "../replicas/index.ts";
+import { LinkServer } from "./index.ts";
+import { TestRouter, encode } from "./test-router.ts";
+
+const linkToken = "a-link-token";
+
+class Node {
+  readonly usage: UsageRecord[] = [];
+  readonly metrics = new Metrics("node-agent");
+  readonly replicas: ReplicaSet;
+  readonly link: LinkServer;
+  readonly routers: TestRouter[] = [];
+  #server: RpcServer | undefined;
+
+  constructor(
+    overrides: { heartbeatMs?: number; calls?: number; links?: number; callBytes?: number; linkBytes?: number } = {},
+  ) {
+    const base = { clock: systemClock, random: systemRandom, logger: silentLogger };
+    const replicas = new ReplicaSet({
+      ...base,
+      fetchModel: async () => "",
+      engineFor: async () => createSimEngine,
+      drainTimeoutMs: 5_000,
+      onChange: (replica) => this.link.replicaChanged(replica),
+    });
+    const runner = createCallRunner({
+      ...base,
+      target: (replicaId) => replicas.target(replicaId),
+      nodeId: () => "node-1",
+      recordUsage: (record) => void this.usage.push(record),
+      newToolCallId: () => newId("call"),
+      metrics: new CallMetrics(this.metrics),
+    });
+    const { calls = 4_096, links = 4, callBytes = 1 << 20, linkBytes = 1 << 26 } = overrides;
+    this.replicas = replicas;
+    this.link = new LinkServer({
+      ...base,
+      metrics: this.metrics,
+      identity: () => ({ nodeId: "node-1", linkToken }),
+      replicas: () => replicas.infos(),
+      readLoads: () => replicas.loads(),
+      runner,
+      limits: { links, calls, callBytes, linkBytes },
+      heartbeatMs: overrides.heartbeatMs ?? 1_000,
+      loadIntervalMs: 20,
+      helloTimeoutMs: 5_000,
+    });
+  }
+
+  async start(engineOptions: Record<string, string> = {}): Promise<this> {
+    this.#server = await startRpcServer({
+      host: "127.0.0.1",
+      port: 0,
+      routes: this.link.routes,
+      services: [LinkService],
+      interceptors: [rpcErrors(silentLogger)],
+      health: () => true,
+      maxBodyBytes: 1 << 26,
+      logger: silentLogger,
+      metrics: this.metrics,
+    });
+    const options = { time_scale: "0", ...engineOptions };
+    const replica = {
+      replicaId: "r1",
+      deployment: "d",
+      model: "m",
+      engine: EngineKind.SIM,
+      parallelSequences: 256,
+      engineOptions: options,
+    };
+    this.replicas.setDesired([create(DesiredReplicaSchema, replica)]);
+    return this;
+  }
+
+  get port(): number {
+    return this.#server?.port ?? 0;
+  }
+
+  router(token = linkToken): TestRouter {
+    const router = new TestRouter(this.port, token);
+    this.routers.push(router);
+    return router;
+  }
+
+  /** A router that has said hello and knows the replica to be ready. */
+  async readyRouter(): Promise<TestRouter> {
+    const router = this.router();
+    await router.hello();
+    await router.frame(({ frame }) => {
+      const infos = frame.case === "hello" || frame.case === "step" ? frame.value.replicas : [];
+      return infos.some((info) => info.state === ReplicaState.READY);
+    });
+    return router;
+  }
+
+  async close(): Promise<void> {
+    for (const router of this.routers) router.close();
+    await this.replicas.close(0);
+    await this.#server?.close();
+  }
+}
+
+const nodes: Node[] = [];
+afterEach(async () => {
+  await Promise.all(nodes.splice(0).map((node) => node.close()));
+});
+function startNode(
+  overrides?: ConstructorParameters<typeof Node>[0],
+  engineOptions?: Record<string, string>,
+): Promise<Node> {
+  const node = new Node(overrides);
+  nodes.push(node);
+  return node.start(engineOptions);
+}
+
+type Fields = Exclude<Parameters<typeof encode<typeof GenerateRequestSchema>>[1], { $typeName: string }>;
+function generate(fields: Fields = {}) {
+  const input = { case: "prompt" as const, value: "Tell me a story." };
+  const request = encode(GenerateRequestSchema, {
+    model: "m",
+    input,
+    sampling: { temperature: 0 },
+    maxOutputTokens: 20,
+    ...fields,
+  });
+  return { replicaId: "r1", method: Method.GENERATE, request };
+}
+
+describe("the link", () => {
+  test("answers the hello with the node, the version and the replicas", async () => {
+    const node = await startNode();
+    const router = node.router();
+    const { frame } = await router.hello([7, 1]);
+    expect(frame).toMatchObject({ case: "hello", value: { version: 1, nodeId: "node-1", heartbeatIntervalMs: 1_000 } });
+    expect(frame.case === "hello" && frame.value.replicas.map((replica) => replica.replicaId)).toEqual(["r1"]);
+  });
+
+  test("refuses a wrong token, a wrong version and a first message that is no hello", async () => {
+    const node = await startNode();
+    const intruder = node.router("wrong");
+    const stranger = node.router();
+    const rude = node.router();
+    void stranger.hello([2]);
+    rude.cancel(1);
+    expect((await intruder.ended).code).toBe(grpc.status.UNAUTHENTICATED);
+    expect((await stranger.ended).code).toBe(grpc.status.FAILED_PRECONDITION);
+    expect((await rude.ended).code).toBe(grpc.status.INVALID_ARGUMENT);
+  });
+
+  test("streams a call as Started, deltas, Finished and one end with the usage", async () => {
+    const node = await startNode();
+    const router = await node.readyRouter();
+    const call = router.start(generate());
+    const end = await call.ended;
+    const events = call.generated().map(({ event }) => event);
+    expect(events[0]).toMatchObject({ case: "started", value: { model: "m", nodeId: "node-1", promptTokens: 4 } });
+    expect(events.at(-1)).toMatchObject({ case: "finished", value: { finishReasons: [FinishReason.LENGTH] } });
+    expect(events.at(-2)).toMatchObject({ case: "delta", value: { finishReason: FinishReason.LENGTH } });
+    expect(end).toMatchObject({ reason: Reason.UNSPECIFIED, usage: { promptTokens: 4, completionTokens: 20 } });
+    expect(call.tokens()).toBe(20);
+    expect(node.usage).toMatchObject([{ model: "m", outcome: Outcome.COMPLETED, usage: { completionTokens: 20 } }]);
+  });
+
+  test("puts the deltas of one step for all calls into one message", async () => {
+    const node = await startNode({}, { time_scale: "1", step_base_us: "2000" });
+    const router = await node.readyRouter();
+    const calls = router.startAll(Array.from({ length: 50 }, () => generate()));
+    await Promise.all(calls.map((call) => call.ended));
+    const steps = router.frames.filter(({ frame }) => frame.case === "step" && frame.value.deltas.length > 0);
+    expect(steps.some(({ frame }) => frame.case === "step" && frame.value.deltas.length === 50)).toBe(true);
+    expect(new Set(calls.map((call) => call.text())).size).toBe(1);
+  });
+
+  test("merges choices into one call: one Started, one prompt, one Finished", async () => {
+    const node = await startNode();
+    const router = await node.readyRouter();
+    const call = router.start(generate({ choiceCount: 3, sampling: { temperature: 1, seed: 5n } }));
+    const single = router.start(generate({ sampling: { temperature: 1, seed: 7n } }));
+    const end = await call.ended;
+    await single.ended;
+    const kinds = call.generated().map(({ event }) => event.case);
+    expect(kinds.filter((kind) => kind !== "delta")).toEqual(["started", "finished"]);
+    expect(end.usage).toMatchObject({ promptTokens: 4, completionTokens: 60 });
+    expect(call.text(2)).toBe(single.text());
+    expect(new Set([call.text(0), call.text(1), call.text(2)]).size).toBe(3);
+    expect(node.usage).toHaveLength(2);
+  });
+
+  test("repeats the prompt at the head of each choice when asked to", async () => {
+    const node = await startNode();
+    const router = await node.readyRouter();
+    const plain = router.start(generate());
+    const echoed = router.start(generate({ echo: true, choiceCount: 2 }));
+    await Promise.all([plain.ended, echoed.ended]);
+    expect([echoed.text(0), echoed.text(1)]).toEqual([0, 1].map(() => `Tell me a story.${plain.text()}`));
+  });
+
+  test("ends a cancelled call with what it had generated", async () => {
+    const node = await startNode({}, { time_scale: "1" });
+    const router = await node.readyRouter();
+    const call = router.start(generate({ maxOutputTokens: 5_000 }));
+    await call.responded;
+    router.cancel(call.number, 999);
+    const end = await call.ended;
+    expect(end.reason).toBe(Reason.CANCELLED);
+    expect(end.usage?.completionTokens).toBe(call.tokens());
+    expect(node.usage).toMatchObject([{ outcome: Outcome.CANCELLED }]);
+  });
+
+  test("ends a call at its deadline", async () => {
+    const node = await startNode({}, { time_scale: "1" });
+    const router = await node.readyRouter();
+    const end = await router.start({ ...generate({ maxOutputTokens: 5_000 }), timeoutMs: 60n }).ended;
+    expect(end.reason).toBe(Reason.DEADLINE_EXCEEDED);
+  });
+
+  test("cancels the calls of a router that goes away", async () => {
+    const node = await startNode({}, { time_scale: "1" });
+    const router = await node.readyRouter();
+    const other = await node.readyRouter();
+    const call = router.start(generate({ maxOutputTokens: 5_000 }));
+    await call.responded;
+    router.close();
+    await other.frame(
+      ({ frame }) =>
+        frame.case === "step" && frame.value.loads.some((load) => load.running === 0) && node.usage.length === 1,
+    );
+    expect(node.usage).toMatchObject([{ outcome: Outcome.CANCELLED }]);
+  });
+
+  test("refuses by an end what it cannot run", async () => {
+    const node = await startNode({ calls: 2 });
+    const router = await node.readyRouter();
+    const reasonOf = async (fields: Parameters<TestRouter["start"]>[0]) => (await router.start(fields).ended).reason;
+    expect(await reasonOf({ ...generate(), replicaId: "gone" })).toBe(Reason.NO_READY_REPLICA);
+    expect(await reasonOf({ ...generate(), request: new Uint8Array([255]) })).toBe(Reason.INVALID_REQUEST);
+    expect(await reasonOf({ ...generate(), method: Method.UNSPECIFIED })).toBe(Reason.ROUTE_NOT_FOUND);
+    expect(await reasonOf(generate({ choiceCount: 17 }))).toBe(Reason.INVALID_REQUEST);
+    expect(await reasonOf(generate({ maxOutputTokens: 1_000_000 }))).toBe(Reason.CONTEXT_LENGTH_EXCEEDED);
+    expect(await reasonOf(generate({ sampling: { logitBias: { 1: 1 } } }))).toBe(Reason.UNSUPPORTED_PARAMETER);
+    expect(node.usage).toEqual([]);
+  });
+
+  test("refuses calls past the link's limit with OVERLOADED", async () => {
+    const node = await startNode({ calls: 2 }, { time_scale: "1" });
+    const router = await node.readyRouter();
+    const calls = router.startAll([generate(), generate(), generate()]);
+    expect(await calls[2]?.ended).toMatchObject({ reason: Reason.OVERLOADED, limit: "2 calls" });
+    await Promise.all(calls.map((call) => call.ended));
+  });
+
+  test("ends by name the call whose answer nobody reads, and goes on", async () => {
+    const node = await startNode({ callBytes: 4_096 });
+    const router = await node.readyRouter();
+    router.pause();
+    const calls = router.startAll(
+      Array.from({ length: 200 }, () => generate({ maxOutputTokens: 8_000, logprobs: { top: 20 } })),
+    );
+    await node.metrics.text();
+    while (node.usage.length < 200) await new Promise((resolve) => setImmediate(resolve));
+    router.resume();
+    const ends = await Promise.all(calls.map((call) => call.ended));
+    expect(new Set(ends.map((end) => end.reason))).toEqual(new Set([Reason.OVERLOADED]));
+    expect((await router.start(generate()).ended).reason).toBe(Reason.UNSPECIFIED);
+  });
+
+  test("embeds and counts tokens", async () => {
+    const node = await startNode();
+    const router = await node.readyRouter();
+    const inputs = ["one", "two words"].map((value) => ({ input: { case: "text" as const, value } }));
+    const embed = router.start({
+      replicaId: "r1",
+      method: Method.EMBED,
+      request: encode(EmbedRequestSchema, { model: "alias", inputs }),
+    });
+    const input = { case: "prompt" as const, value: "two words" };
+    const count = router.start({
+      replicaId: "r1",
+      method: Method.COUNT_TOKENS,
+      request: encode(CountTokensRequestSchema, { model: "alias", input }),
+    });
+    expect(await embed.ended).toMatchObject({ reason: Reason.UNSPECIFIED, usage: { promptTokens: 3 } });
+    await count.ended;
+    const embedded = fromBinary(EmbedResponseSchema, embed.responses[0] ?? new Uint8Array());
+    expect({ model: embedded.model, count: embedded.embeddings.length }).toEqual({ model: "m", count: 2 });
+    expect(fromBinary(CountTokensResponseSchema, count.responses[0] ?? new Uint8Array()).promptTokens).toBe(2);
+    expect(node.usage).toHaveLength(1);
+  });
+
+  test("sends loads when they change and a heartbeat when nothing does", async () => {
+    const node = await startNode({ heartbeatMs: 50 }, { time_scale: "1" });
+    const router = await node.readyRouter();
+    const call = router.start(generate());
+    await router.frame(({ frame }) => frame.case === "step" && frame.value.loads.some((load) => load.running === 1));
+    await call.ended;
+    const seen = router.frames.length;
+    await router.frame(
+      (frame) =>
+        router.frames.indexOf(frame) > seen &&
+        frame.frame.case === "step" &&
+        frame.frame.value.deltas.length === 0 &&
+        frame.frame.value.loads.length === 0,
+    );
+  });
+
+  test("fails the calls of an engine that crashes, and is ready again", async () => {
+    const node = await startNode({}, { crash_after_tokens: "30" });
+    const router = await node.readyRouter();
+    const end = await router.start(generate({ maxOutputTokens: 1_000 })).ended;
+    expect(end.reason).toBe(Reason.ENGINE_FAILED);
+    expect((await router.start(generate()).ended).reason).toBe(Reason.NO_READY_REPLICA);
+    const fits = (seen: number) => (frame: (typeof router.frames)[number]) =>
+      router.frames.indexOf(frame) >= seen &&
+      frame.frame.case === "step" &&
+      frame.frame.value.replicas.some((replica) => replica.state === ReplicaState.READY);
+    await router.frame(fits(router.frames.length));
+    expect((await router.start(generate()).ended).reason).toBe(Reason.UNSPECIFIED);
+    expect(node.replicas.statuses()).toMatchObject([{ engineRestarts: 1 }]);
+  });
+
+  test("drains: notice, no new calls, the running one finishes, the stream ends well", async () => {
+    const node = await startNode({}, { time_scale: "1" });
+    const router = await node.readyRouter();
+    const call = router.start(generate({ maxOutputTokens: 40 }));
+    await call.responded;
+    const drained = node.link.drain(10_000);
+    await router.frame(({ frame }) => frame.case === "drain");
+    expect((await router.start(generate()).ended).reason).toBe(Reason.DRAINING);
+    expect((await call.ended).reason).toBe(Reason.UNSPECIFIED);
+    expect((await router.ended).code).toBe(grpc.status.OK);
+    await drained;
+  });
+
+  test("ends calls as DRAINING that outlast the drain", async () => {
+    const node = await startNode({}, { time_scale: "1" });
+    const router = await node.readyRouter();
+    const call = router.start(generate({ maxOutputTokens: 8_000 }));
+    await call.responded;
+    await node.link.drain(30);
+    expect((await call.ended).reason).toBe(Reason.DRAINING);
+    expect((await router.ended).code).toBe(grpc.status.OK);
+  });
+});

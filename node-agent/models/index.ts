@@ -1,0 +1,1 @@
+export { fetchModel } from "./fetch.ts";

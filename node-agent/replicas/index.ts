@@ -1,0 +1,2 @@
+export { observeEngines } from "./engine-metrics.ts";
+export { ReplicaSet } from "./replica-set.ts";
