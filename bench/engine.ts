@@ -2,7 +2,7 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { createServer } from "node:net";
 import { join } from "node:path";
 import { cpuSecondsOfTree } from "./process-cpu.ts";
-import { ended, startMesh } from "./mesh.ts";
+import { ended, type Mesh, startMesh } from "./mesh.ts";
 import { machine, median, percentile, publish, type Row, rounded } from "./report.ts";
 import { type Stream, streamStory } from "./story-client.ts";
 import { llamaServerPath } from "./tools.ts";
@@ -29,9 +29,10 @@ export async function runEngineBench(): Promise<void> {
   const question = "Streaming stories from Pocket: does the mesh deliver what upstream llama-server gives directly?";
   console.log(question);
   const peerPath = llamaServerPath();
-  const mesh = await startMesh();
   const peer = await startLlamaServer(peerPath);
+  let mesh: Mesh | undefined;
   try {
+    mesh = await startMesh();
     const ours: Contestant = { name: "Helixmesh", url: mesh.run.router.url, key: mesh.key, pid: mesh.pid };
     const theirs: Contestant = { name: "llama-server", url: peer.url, key: "", pid: peer.child.pid ?? 0 };
     const setup =
@@ -45,7 +46,7 @@ export async function runEngineBench(): Promise<void> {
     await publish("engine", { question, setup, rows });
   } finally {
     await ended(peer.child);
-    await mesh.stop();
+    await mesh?.stop();
   }
 }
 

@@ -47,7 +47,7 @@ export const controlPlaneSettings = defineSettings({
     doc: "PEM file with the private key of tls-cert.",
   }),
   stateDir: setting.path({
-    env: "HELIXMESH_STATE_DIR",
+    env: "HELIXMESH_CONTROL_STATE_DIR",
     flag: "state-dir",
     default: ".helixmesh",
     doc: "Folder for what must survive a restart; the embedded PostgreSQL lives in its folder postgres.",
@@ -68,7 +68,7 @@ export const controlPlaneSettings = defineSettings({
     doc: "Connections to the database; further queries wait for one.",
   }),
   bootstrapDir: setting.path({
-    env: "HELIXMESH_BOOTSTRAP_DIR",
+    env: "HELIXMESH_CONTROL_BOOTSTRAP_DIR",
     flag: "bootstrap-dir",
     default: undefined,
     doc: "Folder in which the first organisation's keys are written (key, operator-key, router-key, node-key; mode 0600).",

@@ -55,12 +55,12 @@ async function start(
   overrides: Record<string, string> = {},
 ): Promise<RunningService & { linkPort: number }> {
   const options = {
-    "node-name": "node-a",
-    "control-plane-url": `http://127.0.0.1:${controlPort}`,
-    "node-key-file": join(dir, "node-key"),
+    name: "node-a",
+    "control-url": `http://127.0.0.1:${controlPort}`,
+    "key-file": join(dir, "node-key"),
     "state-dir": join(dir, "state"),
-    link: "127.0.0.1:0",
-    admin: "127.0.0.1:0",
+    port: "0",
+    "admin-port": "0",
     "drain-timeout": "5s",
     ...overrides,
   };
@@ -203,7 +203,7 @@ describe("the agent", () => {
   });
 
   test("says what is wrong with a name, a label and an engine", async () => {
-    await expect(start(1, { "node-name": "Node_A" })).rejects.toThrow(/Node_A.*a-z/);
+    await expect(start(1, { name: "Node_A" })).rejects.toThrow(/Node_A.*a-z/);
     await expect(start(1, { labels: "zone" })).rejects.toThrow(/"zone".*key=value/);
     await expect(start(1, { engines: "vllm" })).rejects.toThrow(/"vllm".*llama-cpp, sim/);
   });

@@ -35,10 +35,10 @@ export async function startAgent(
   parts: ServiceParts,
 ): Promise<RunningService> {
   const { clock, random, logger, metrics } = parts;
-  const name = checkNodeName(settings.nodeName);
+  const name = checkNodeName(settings.name);
   const labels = parseLabels(settings.labels);
   const engines = parseEngines(settings.engines);
-  const tls = loadTls({ certPath: settings.tlsCertFile, keyPath: settings.tlsKeyFile });
+  const tls = loadTls({ certPath: settings.tlsCert, keyPath: settings.tlsKey });
   const stateFile = new StateFile(join(settings.stateDir, "agent.json"), logger);
   const remembered = await stateFile.load();
   const identity = () => stateFile.state.identity;
@@ -104,8 +104,8 @@ export async function startAgent(
   });
   let draining = false;
   const rpcServer = await startRpcServer({
-    host: settings.link.host,
-    port: settings.link.port,
+    host: settings.host,
+    port: settings.port,
     tls,
     routes: linkServer.routes,
     services: [LinkService],
@@ -115,12 +115,12 @@ export async function startAgent(
     logger,
     metrics,
   });
-  const reachableHost = isAnyAddress(settings.link.host) ? hostname() : settings.link.host;
-  const linkAddress = settings.linkAddress ?? joinHostPort(reachableHost, rpcServer.port);
+  const reachableHost = isAnyAddress(settings.host) ? hostname() : settings.host;
+  const linkAddress = settings.advertise ?? joinHostPort(reachableHost, rpcServer.port);
 
   const control = new ControlLink({
-    controlPlaneUrl: settings.controlPlaneUrl,
-    nodeKeyFile: settings.nodeKeyFile,
+    controlPlaneUrl: settings.controlUrl,
+    nodeKeyFile: settings.keyFile,
     name,
     linkAddress,
     agentVersion,
@@ -141,7 +141,8 @@ export async function startAgent(
   control.start();
 
   const admin = await startAdminServer({
-    ...settings.admin,
+    host: settings.adminHost,
+    port: settings.adminPort,
     metrics,
     ready() {
       if (draining) return "draining";
@@ -152,7 +153,7 @@ export async function startAgent(
 
   return {
     url: `${tls ? "https" : "http"}://${joinHostPort(reachableHost, rpcServer.port)}`,
-    adminUrl: `http://${joinHostPort(isAnyAddress(settings.admin.host) ? "127.0.0.1" : settings.admin.host, admin.port)}`,
+    adminUrl: `http://${joinHostPort(isAnyAddress(settings.adminHost) ? "127.0.0.1" : settings.adminHost, admin.port)}`,
     async drain() {
       draining = true;
       const announced = control.announceDrain();

@@ -4,7 +4,7 @@ import { type EngineName, engineKinds } from "./engines/create-engine.ts";
 /** Throws an error that names the setting, the value and what is allowed. */
 export function checkNodeName(name: string): string {
   if (/^[a-z0-9-]{1,63}$/.test(name)) return name;
-  throw new Error(`--node-name is "${name}"; it takes 1 to 63 characters of a-z, 0-9 and hyphen`);
+  throw new Error(`--name is "${name}"; it takes 1 to 63 characters of a-z, 0-9 and hyphen`);
 }
 
 export function parseLabels(labels: readonly string[]): Record<string, string> {

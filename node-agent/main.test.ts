@@ -32,11 +32,11 @@ test("finishes its calls after SIGTERM and exits with 0", async () => {
   const env = {
     ...process.env,
     HELIXMESH_NODE_NAME: "node-p",
-    HELIXMESH_CONTROL_PLANE_URL: `http://127.0.0.1:${controlPlane.port}`,
+    HELIXMESH_CONTROL_URL: `http://127.0.0.1:${controlPlane.port}`,
     HELIXMESH_NODE_KEY_FILE: join(dir, "node-key"),
-    HELIXMESH_STATE_DIR: join(dir, "state"),
-    HELIXMESH_LINK: "127.0.0.1:0",
-    HELIXMESH_ADMIN: "127.0.0.1:0",
+    HELIXMESH_NODE_STATE_DIR: join(dir, "state"),
+    HELIXMESH_NODE_PORT: "0",
+    HELIXMESH_NODE_ADMIN_PORT: "0",
     HELIXMESH_LOG_LEVEL: "error",
   };
   agent = spawn(process.execPath, [main], { env, stdio: ["ignore", "inherit", "inherit", "ipc"] });

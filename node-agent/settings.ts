@@ -3,85 +3,102 @@ import { defineSettings, setting } from "#kernel/settings.ts";
 
 /** Every setting of the agent; its README table and `--help` come from here. */
 export const agentSettings = defineSettings({
-  nodeName: setting.text({
+  host: setting.text({
+    env: "HELIXMESH_NODE_HOST",
+    flag: "host",
+    default: "127.0.0.1",
+    doc: "Address of the link port. Let other hosts in with 0.0.0.0, and use TLS or a private network then.",
+  }),
+  port: setting.integer({
+    env: "HELIXMESH_NODE_PORT",
+    flag: "port",
+    default: 8082,
+    min: 0,
+    max: 65_535,
+    doc: "Port where routers connect; 0 takes any free one.",
+  }),
+  advertise: setting.text({
+    env: "HELIXMESH_NODE_ADVERTISE",
+    flag: "advertise",
+    default: undefined,
+    doc: "host:port told to routers; without it --host and --port, with the host's name for 0.0.0.0.",
+  }),
+  adminHost: setting.text({
+    env: "HELIXMESH_NODE_ADMIN_HOST",
+    flag: "admin-host",
+    default: "127.0.0.1",
+    doc: "Address where /livez, /readyz and /metrics answer.",
+  }),
+  adminPort: setting.integer({
+    env: "HELIXMESH_NODE_ADMIN_PORT",
+    flag: "admin-port",
+    default: 9082,
+    min: 0,
+    max: 65_535,
+    doc: "Port of the same; 0 takes any free one.",
+  }),
+  tlsCert: setting.path({
+    env: "HELIXMESH_NODE_TLS_CERT",
+    flag: "tls-cert",
+    default: undefined,
+    doc: "PEM file with the certificate chain of the link port; with tls-key it turns TLS on.",
+  }),
+  tlsKey: setting.path({
+    env: "HELIXMESH_NODE_TLS_KEY",
+    flag: "tls-key",
+    default: undefined,
+    doc: "PEM file with the private key of tls-cert.",
+  }),
+  name: setting.text({
     env: "HELIXMESH_NODE_NAME",
-    flag: "node-name",
+    flag: "name",
     default: nameFromHost(hostname()),
     min: 1,
     max: 63,
     doc: "Unique in the mesh and stable over restarts: a-z, 0-9 and hyphen.",
   }),
-  controlPlaneUrl: setting.text({
-    env: "HELIXMESH_CONTROL_PLANE_URL",
-    flag: "control-plane-url",
+  controlUrl: setting.text({
+    env: "HELIXMESH_CONTROL_URL",
+    flag: "control-url",
     default: "http://127.0.0.1:8081",
+    min: 1,
     doc: "Where the control plane answers gRPC; https:// for TLS.",
   }),
-  nodeKeyFile: setting.path({
+  keyFile: setting.path({
     env: "HELIXMESH_NODE_KEY_FILE",
-    flag: "node-key-file",
+    flag: "key-file",
     default: ".helixmesh/node-key",
     doc: "File with a key of role NODE; read at each registration.",
   }),
-  link: setting.hostPort({
-    env: "HELIXMESH_LINK",
-    flag: "link",
-    default: "127.0.0.1:8082",
-    doc: "Where routers connect. Let other hosts in with 0.0.0.0:8082, and use TLS or a private network then.",
-  }),
-  linkAddress: setting.text({
-    env: "HELIXMESH_LINK_ADDRESS",
-    flag: "link-address",
-    default: undefined,
-    doc: "host:port told to routers; without it the address of --link, with the host's name for 0.0.0.0.",
-  }),
-  tlsCertFile: setting.path({
-    env: "HELIXMESH_TLS_CERT_FILE",
-    flag: "tls-cert-file",
-    default: undefined,
-    doc: "PEM certificate chain of the link port.",
-  }),
-  tlsKeyFile: setting.path({
-    env: "HELIXMESH_TLS_KEY_FILE",
-    flag: "tls-key-file",
-    default: undefined,
-    doc: "PEM private key of the link port.",
-  }),
-  admin: setting.hostPort({
-    env: "HELIXMESH_ADMIN",
-    flag: "admin",
-    default: "127.0.0.1:9082",
-    doc: "Where /livez, /readyz and /metrics answer.",
-  }),
   labels: setting.list({
-    env: "HELIXMESH_LABELS",
+    env: "HELIXMESH_NODE_LABELS",
     flag: "labels",
     default: [],
     max: 32,
     doc: "Labels that a deployment's constraints match, as key=value.",
   }),
   stateDir: setting.path({
-    env: "HELIXMESH_STATE_DIR",
+    env: "HELIXMESH_NODE_STATE_DIR",
     flag: "state-dir",
     default: ".helixmesh/node-agent",
     doc: "The node's identity, its last desired state and its usage spool; one agent a folder.",
   }),
   engines: setting.list({
-    env: "HELIXMESH_ENGINES",
+    env: "HELIXMESH_NODE_ENGINES",
     flag: "engines",
     default: ["llama-cpp", "sim"],
     min: 1,
     doc: "Engines that this node may run: llama-cpp, sim.",
   }),
   drainTimeoutMs: setting.durationMs({
-    env: "HELIXMESH_DRAIN_TIMEOUT",
+    env: "HELIXMESH_NODE_DRAIN_TIMEOUT",
     flag: "drain-timeout",
     default: 30_000,
     max: 3_600_000,
     doc: "How long running calls may take after SIGTERM, or when their replica is removed.",
   }),
   maxLinks: setting.integer({
-    env: "HELIXMESH_MAX_LINKS",
+    env: "HELIXMESH_NODE_MAX_LINKS",
     flag: "max-links",
     default: 256,
     min: 1,
@@ -89,7 +106,7 @@ export const agentSettings = defineSettings({
     doc: "Routers connected at once.",
   }),
   maxCallsPerLink: setting.integer({
-    env: "HELIXMESH_MAX_CALLS_PER_LINK",
+    env: "HELIXMESH_NODE_MAX_CALLS_PER_LINK",
     flag: "max-calls-per-link",
     default: 4_096,
     min: 1,
@@ -97,7 +114,7 @@ export const agentSettings = defineSettings({
     doc: "Calls in flight for one router; more are refused with OVERLOADED.",
   }),
   callBufferBytes: setting.integer({
-    env: "HELIXMESH_CALL_BUFFER_BYTES",
+    env: "HELIXMESH_NODE_CALL_BUFFER_BYTES",
     flag: "call-buffer-bytes",
     default: 1_048_576,
     min: 1_024,
@@ -105,7 +122,7 @@ export const agentSettings = defineSettings({
     doc: "Answer bytes of one call that may wait for a slow router; past it the call ends with OVERLOADED.",
   }),
   linkBufferBytes: setting.integer({
-    env: "HELIXMESH_LINK_BUFFER_BYTES",
+    env: "HELIXMESH_NODE_LINK_BUFFER_BYTES",
     flag: "link-buffer-bytes",
     default: 67_108_864,
     min: 1_024,
@@ -113,7 +130,7 @@ export const agentSettings = defineSettings({
     doc: "The same for all calls of one router together; past it the link ends.",
   }),
   maxRequestBytes: setting.integer({
-    env: "HELIXMESH_MAX_REQUEST_BYTES",
+    env: "HELIXMESH_NODE_MAX_REQUEST_BYTES",
     flag: "max-request-bytes",
     default: 67_108_864,
     min: 1_024,
@@ -121,7 +138,7 @@ export const agentSettings = defineSettings({
     doc: "One message of a router: all calls that it starts in one event-loop turn.",
   }),
   linkHeartbeatMs: setting.durationMs({
-    env: "HELIXMESH_LINK_HEARTBEAT",
+    env: "HELIXMESH_NODE_LINK_HEARTBEAT",
     flag: "link-heartbeat",
     default: 1_000,
     min: 50,
@@ -129,7 +146,7 @@ export const agentSettings = defineSettings({
     doc: "How often a router hears at least something; it gives up after three times that.",
   }),
   usageSpoolBytes: setting.integer({
-    env: "HELIXMESH_USAGE_SPOOL_BYTES",
+    env: "HELIXMESH_NODE_USAGE_SPOOL_BYTES",
     flag: "usage-spool-bytes",
     default: 268_435_456,
     min: 65_536,
