@@ -86,7 +86,7 @@ export class LlamaCppEngine implements Engine {
       this.#loading = { resolve, reject };
     });
     const logger = this.#parts.logger.child({ replica: replica.replicaId });
-    this.#worker = new WorkerProcess(logger, {
+    this.#worker = new WorkerProcess(options.samplingThreads, logger, {
       onMessage: (message) => this.#receive(message, logger),
       onExit: (why, lastOutput) => this.#exited(why, lastOutput, logger),
     });

@@ -19,9 +19,11 @@ export class WorkerProcess {
   #lastOutput = "";
   #killedFor: string | undefined;
 
-  constructor(logger: Logger, events: WorkerEvents) {
+  constructor(poolThreads: number, logger: Logger, events: WorkerEvents) {
     this.#child = fork(fileURLToPath(new URL("./worker.ts", import.meta.url)), [], {
       serialization: "advanced",
+      // The binding works in libuv's pool; one thread there keeps what is queued in order (see DecodeLoop).
+      env: { ...process.env, UV_THREADPOOL_SIZE: String(poolThreads) },
       stdio: ["ignore", "pipe", "pipe", "ipc"],
       // Flags of the agent's own process, such as an inspector's port, are not for its children.
       execArgv: [],
