@@ -56,6 +56,11 @@ const cases: readonly { readonly name: string; readonly input: string; readonly 
     outcome: { text: '<tool_call>{"name":"now","arguments":[1]}</tool_call>', calls: [] },
   },
   {
+    name: "a closing tag inside an argument",
+    input: '<tool_call>{"name":"now","arguments":{"a":"\\"</tool_call>"}}</tool_call>.',
+    outcome: { text: ".", calls: [[0, "id0", "now", '{"a":"\\"</tool_call>"}']] },
+  },
+  {
     name: "a call that never closes",
     input: '<tool_call>{"name":"now"',
     outcome: { text: '<tool_call>{"name":"now"', calls: [] },

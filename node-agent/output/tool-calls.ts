@@ -54,7 +54,7 @@ export class ToolCallParser {
     const toolCalls: ToolCallDelta[] = [];
     for (;;) {
       if (this.#inCall) {
-        const end = this.#held.indexOf(closeTag, openTag.length);
+        const end = endOfCall(this.#held);
         // Without the closing tag, the last characters may be its beginning.
         const length = (end < 0 ? this.#held.length - closeTag.length + 1 : end) - openTag.length;
         if (length > this.#maxCallLength) {
@@ -125,6 +125,20 @@ export class ToolCallParser {
       argumentsJson: JSON.stringify(args),
     });
   }
+}
+
+/** Where the closing tag of the call at the head of `text` begins, or -1; one inside a JSON string is an argument's. */
+function endOfCall(text: string): number {
+  let inString = false;
+  let from = openTag.length;
+  for (let end = text.indexOf(closeTag, from); end >= 0; end = text.indexOf(closeTag, end + 1)) {
+    for (; from < end; from++) {
+      if (inString && text[from] === "\\") from++;
+      else if (text[from] === '"') inString = !inString;
+    }
+    if (!inString) return end;
+  }
+  return -1;
 }
 
 /** Length of the longest end of `text` that begins the open tag. */

@@ -8,23 +8,28 @@ import {
   ToolChoice_Mode,
 } from "#gen/helixmesh/inference/v1/inference_pb.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
+import { ControlTexts, type Guard, type TextPart } from "./control-texts.ts";
 
 export interface TemplateSource {
   /** Jinja, from the model's file; empty when it has none. */
   readonly text: string;
   readonly bosText: string;
   readonly eosText: string;
+  /** Texts of the vocabulary's control tokens. */
+  readonly controlTexts: readonly string[];
 }
 
 /** Renders conversations with the model's own template, in the shapes that Hugging Face templates expect. */
 export class ChatTemplate {
   readonly #template: Template | undefined;
   readonly #source: TemplateSource;
+  readonly #controls: ControlTexts;
   /** The template mentions tools; one that does not would leave them out silently. */
   readonly rendersTools: boolean;
 
   constructor(source: TemplateSource) {
     this.#source = source;
+    this.#controls = new ControlTexts(source.controlTexts);
     this.#template = source.text === "" ? undefined : new Template(source.text);
     this.rendersTools = /\btools\b/.test(source.text);
   }
@@ -33,8 +38,11 @@ export class ChatTemplate {
     return this.#template !== undefined;
   }
 
-  /** Tools are left out when none may be called, so that the model does not try. */
-  render(chat: ChatInput): string {
+  /**
+   * Only what the template itself writes comes in parts with control tokens. Tools are left out when none may be called,
+   * so that the model does not try.
+   */
+  render(chat: ChatInput): TextPart[] {
     if (!this.#template) {
       throw unsupported("This model's file has no chat template; send chat.prompt as text in prompt instead.", "chat");
     }
@@ -44,15 +52,16 @@ export class ChatTemplate {
     if (offered.length > 0 && !this.rendersTools) {
       throw unsupported("This model's chat template knows no tools; leave chat.tools out.", "chat.tools");
     }
+    const guard = this.#controls.guard();
     const variables = {
-      messages: chat.messages.map(messageOf),
-      ...(offered.length > 0 ? { tools: offered.map(toolOf) } : {}),
+      messages: chat.messages.map((message, index) => messageOf(message, index, guard)),
+      ...(offered.length > 0 ? { tools: offered.map((tool, index) => toolOf(tool, index, guard)) } : {}),
       add_generation_prompt: true,
       bos_token: this.#source.bosText,
       eos_token: this.#source.eosText,
     };
     try {
-      return this.#template.render(variables);
+      return guard.cut(this.#template.render(variables));
     } catch (error) {
       const why = error instanceof Error ? error.message : "it failed";
       throw new MeshError(Reason.INVALID_REQUEST, `The model's chat template refuses chat.messages: ${why}`, {
@@ -63,23 +72,23 @@ export class ChatTemplate {
   }
 }
 
-function messageOf(message: Message, index: number): Record<string, unknown> {
+function messageOf(message: Message, index: number, guard: Guard): Record<string, unknown> {
   const field = `chat.messages[${index}]`;
   return {
     role: roleOf(message.role, `${field}.role`),
-    content: message.content,
-    ...(message.name === "" ? {} : { name: message.name }),
-    ...(message.toolCallId === "" ? {} : { tool_call_id: message.toolCallId }),
+    content: guard.text(message.content),
+    ...(message.name === "" ? {} : { name: guard.text(message.name) }),
+    ...(message.toolCallId === "" ? {} : { tool_call_id: guard.text(message.toolCallId) }),
     ...(message.toolCalls.length === 0
       ? {}
       : {
           tool_calls: message.toolCalls.map((call, at) => ({
-            id: call.id,
+            id: guard.text(call.id),
             type: "function",
             // Most templates want the arguments as a value, not as the text in which the API carries them.
             function: {
-              name: call.name,
-              arguments: parsed(call.argumentsJson || "{}", `${field}.tool_calls[${at}].arguments_json`),
+              name: guard.text(call.name),
+              arguments: guard.value(parsed(call.argumentsJson || "{}", `${field}.tool_calls[${at}].arguments_json`)),
             },
           })),
         }),
@@ -101,12 +110,13 @@ function roleOf(role: Role, field: string): string {
   }
 }
 
-function toolOf(tool: Tool, index: number): Record<string, unknown> {
+function toolOf(tool: Tool, index: number, guard: Guard): Record<string, unknown> {
   const parameters =
     tool.parametersJson === ""
       ? { type: "object", properties: {} }
       : parsed(tool.parametersJson, `chat.tools[${index}].parameters_json`);
-  return { type: "function", function: { name: tool.name, description: tool.description, parameters } };
+  const { name, description } = tool;
+  return { type: "function", function: guard.value({ name, description, parameters }) };
 }
 
 function parsed(json: string, field: string): unknown {

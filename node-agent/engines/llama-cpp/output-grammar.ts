@@ -17,9 +17,11 @@ export interface OutputGrammar {
 
 const largestBytes = 65_536;
 
+const openTag = "<tool_call>";
+
 /**
- * What response_format and tool_choice demand, as one grammar. With a format and tools that may be called freely, the
- * model either calls tools or answers in the format.
+ * What response_format, tool_choice and strict tools demand, as one grammar. With a format and tools that may be called
+ * freely, the model either calls tools or answers in the format.
  */
 export function outputGrammar(request: GenerateRequest): OutputGrammar | undefined {
   const chat = request.input.case === "chat" ? request.input.value : undefined;
@@ -33,7 +35,10 @@ export function outputGrammar(request: GenerateRequest): OutputGrammar | undefin
     if (!free) throw conflict("response_format", "chat.tool_choice forces a tool call, whose shape is fixed");
     return toolCalls(chat, mode === ToolChoice_Mode.NAMED);
   }
-  if (free) return undefined;
+  if (free) {
+    const strict = offers && chat.tools.some((tool) => tool.strict);
+    return strict ? freeTextOrCalls(chat.tools) : undefined;
+  }
 
   const grammar = new GrammarText();
   const orCalls = offers ? ` | ${addToolCall(grammar, chat.tools)}+` : "";
@@ -54,6 +59,25 @@ export function outputGrammar(request: GenerateRequest): OutputGrammar | undefin
   }
 }
 
+/**
+ * Free text in which every tool call is well formed: what one strict tool promises. The grammar holds from the first
+ * token on, as an automaton that looks for the open tag, rather than from the tag on: so a token that spans the tag's
+ * end is judged like any other, and the state depends on nothing but the text so far.
+ *
+ * Rule `text<n>` stands where the last n characters begin the tag. A "<" always begins it anew: the tag has no other.
+ */
+function freeTextOrCalls(tools: readonly Tool[]): OutputGrammar {
+  const grammar = new GrammarText();
+  const call = grammar.add(callsOf(grammar, tools, (tool) => tool.strict).join(" | "));
+  for (const [matched, next] of openTag.split("").entries()) {
+    const complete = matched + 1 === openTag.length;
+    const further = `${literal(next)} ${complete ? `${call} text0` : `text${matched + 1}`}`;
+    const anew = matched === 0 ? "" : ` | "<" text1`;
+    grammar.set(`text${matched}`, `"" | ${further}${anew} | [^<${matched === 0 ? "" : next}] text0`);
+  }
+  return { text: grammar.toString("text0"), field: "chat.tools" };
+}
+
 /** One call of the named tool, or one or more calls of any. */
 function toolCalls(chat: ChatInput, named: boolean): OutputGrammar {
   const grammar = new GrammarText();
@@ -64,8 +88,7 @@ function toolCalls(chat: ChatInput, named: boolean): OutputGrammar {
   }
   if (!named) return { text: grammar.toString(`${addToolCall(grammar, chat.tools)}+`), field: "chat.tools" };
   const name = chat.toolChoice?.name ?? "";
-  const tools = chat.tools.filter((tool) => tool.name === name);
-  if (tools.length === 0) {
+  if (!chat.tools.some((tool) => tool.name === name)) {
     throw new MeshError(
       Reason.INVALID_REQUEST,
       `chat.tool_choice.name is ${JSON.stringify(name)}, which is not among chat.tools.`,
@@ -74,19 +97,48 @@ function toolCalls(chat: ChatInput, named: boolean): OutputGrammar {
       },
     );
   }
-  return { text: grammar.toString(addToolCall(grammar, tools)), field: "chat.tools" };
+  return { text: grammar.toString(addToolCall(grammar, chat.tools, name)), field: "chat.tools" };
 }
 
-function addToolCall(grammar: GrammarText, tools: readonly Tool[]): string {
-  const calls = tools.map((tool, index) => {
-    const field = `chat.tools[${index}].parameters_json`;
-    const schema =
-      tool.parametersJson === "" ? '{"type": "object", "additionalProperties": false}' : tool.parametersJson;
-    checkSize(schema, field);
-    const head = literal(`<tool_call>{"name": ${JSON.stringify(tool.name)}, "arguments": `);
-    return `${head} ${addJsonSchema(grammar, schema, field)} ${literal("}</tool_call>")}`;
+/** A call of the tool of that name, else of any. */
+function addToolCall(grammar: GrammarText, tools: readonly Tool[], name?: string): string {
+  const calls = callsOf(grammar, tools, () => true, name);
+  return grammar.add(`${literal(openTag)} (${calls.join(" | ")})`);
+}
+
+/**
+ * What follows the open tag, for each tool. Arguments follow the tool's schema where `bound`, else they are any object:
+ * node-agent/output takes nothing else for a call. Many models were trained with a line break inside the tags.
+ */
+function callsOf(
+  grammar: GrammarText,
+  tools: readonly Tool[],
+  bound: (tool: Tool) => boolean,
+  name?: string,
+): string[] {
+  return tools.flatMap((tool, index) => {
+    if (name !== undefined && tool.name !== name) return [];
+    const head = literal(`{"name": ${JSON.stringify(tool.name)}, "arguments": `);
+    const value = bound(tool) ? argumentsRule(grammar, tool, `chat.tools[${index}].parameters_json`) : "object";
+    return [`"\\n"? ${head} ${value} "}" "\\n"? "</tool_call>"`];
   });
-  return grammar.add(calls.join(" | "));
+}
+
+function argumentsRule(grammar: GrammarText, { parametersJson }: Tool, field: string): string {
+  checkSize(parametersJson, field);
+  const rule = addJsonSchema(grammar, parametersJson || '{"type": "object", "additionalProperties": false}', field);
+  // A schema that says nothing admits any value; arguments are an object even so.
+  if (rule === "value") return "object";
+  const type = declaredType(parametersJson);
+  if (type === undefined || type === "object") return rule;
+  const message = `${field} has the type ${JSON.stringify(type)}; arguments are an object, so it must be "object".`;
+  throw new MeshError(Reason.INVALID_REQUEST, message, { field });
+}
+
+/** Of a schema that was found to be one. */
+function declaredType(schema: string): unknown {
+  const value: unknown = JSON.parse(schema || "{}");
+  return typeof value === "object" && value !== null ? Reflect.get(value, "type") : undefined;
 }
 
 function checkSize(text: string, field: string): void {

@@ -8,6 +8,7 @@ import type {
 import { MeshError } from "#kernel/mesh-error.ts";
 import type { Random } from "#kernel/random.ts";
 import type { ChatTemplate } from "./chat-template.ts";
+import { textOfPart } from "./control-texts.ts";
 import type { GrammarState, NativeModel, SamplerConfig } from "./native.ts";
 import { outputGrammar } from "./output-grammar.ts";
 import type { Vocabulary } from "./vocabulary.ts";
@@ -95,10 +96,11 @@ export class Planner {
       const message = `The prompt has ${count} tokens; this model's context is ${contextTokens} tokens, prompt and answer together. Shorten it.`;
       return new MeshError(Reason.CONTEXT_LENGTH_EXCEEDED, message, { field, limit: `${contextTokens} tokens` });
     };
-    const text = input.case === "chat" ? template.render(input.value) : input.case === "prompt" ? input.value : "";
+    const chat = input.case === "chat" ? template.render(input.value) : [];
+    const text = input.case === "prompt" ? input.value : chat.map(textOfPart).join("");
     const fewest = vocabulary.fewestTokens(text);
     if (fewest >= contextTokens) throw refuse(`at least ${fewest}`);
-    const tokens = input.case === "chat" ? vocabulary.tokenize(text) : this.promptTokens(input);
+    const tokens = input.case === "chat" ? vocabulary.tokenizeParts(chat) : this.promptTokens(input);
     if (tokens.length >= contextTokens) throw refuse(`${tokens.length}`);
     return tokens;
   }
@@ -107,7 +109,7 @@ export class Planner {
     const { vocabulary, template } = this.#parts;
     switch (input.case) {
       case "chat":
-        return vocabulary.tokenize(template.render(input.value));
+        return vocabulary.tokenizeParts(template.render(input.value));
       case "prompt": {
         if (input.value === "") throw invalid("prompt is empty; send at least one character.", "prompt");
         return vocabulary.tokenize(input.value);

@@ -1,3 +1,4 @@
+import type { TextPart } from "./control-texts.ts";
 import type { AddonModel, NativeModel } from "./native.ts";
 import { type TokenPiece, Utf8Text } from "./utf8-text.ts";
 
@@ -25,7 +26,7 @@ export class Vocabulary {
   /** Bytes of the longest token; 0 where the tokenizer may shorten a text before it cuts it. */
   readonly #longestBytes: number;
 
-  constructor(model: NativeModel) {
+  constructor(model: Pick<NativeModel, "addon" | "vocabularySize">) {
     this.#addon = model.addon;
     this.size = model.vocabularySize;
     this.#longestBytes = this.#measure(model.addon.getVocabularyType());
@@ -35,12 +36,25 @@ export class Vocabulary {
 
   /** Special tokens written in the text count as such; the begin token comes first where the model wants one. */
   tokenize(text: string): Uint32Array {
-    const tokens = this.#addon.tokenize(text, true);
-    if (this.#bos === undefined || tokens[0] === this.#bos) return tokens;
-    const withBos = new Uint32Array(tokens.length + 1);
-    withBos[0] = this.#bos;
-    withBos.set(tokens, 1);
-    return withBos;
+    return this.#withBos(this.#addon.tokenize(text, true));
+  }
+
+  /** A rendered chat; control tokens come from its `control` parts only. */
+  tokenizeParts(parts: readonly TextPart[]): Uint32Array {
+    const tokens = parts.map((part) =>
+      part.control ? this.#addon.tokenize(part.text, true) : this.#plainTokens(part.pieces),
+    );
+    return this.#withBos(tokens.length === 1 && tokens[0] ? tokens[0] : joined(tokens));
+  }
+
+  /** Texts that llama.cpp's tokenizer takes for control tokens; user-defined tokens are text by the file's own word. */
+  controlTexts(): string[] {
+    const mask = attributes.control | attributes.unknown;
+    const texts: string[] = [];
+    for (let token = 0; token < this.size; token++) {
+      if (this.#addon.getTokenAttributes(token) & mask) texts.push(this.#addon.getTokenString(token) ?? "");
+    }
+    return texts;
   }
 
   /** A lower bound of `tokenize(text).length` that costs nothing, to refuse what is hopelessly long. */
@@ -70,6 +84,21 @@ export class Vocabulary {
     return whole + text.flush();
   }
 
+  /**
+   * SentencePiece merges letters to whatever stands in the vocabulary, so that "<", "s", ">" can become "<s>" even as
+   * text. Then the pieces are taken one by one; models that want a space before each text get one more between them.
+   */
+  #plainTokens(pieces: readonly string[]): Uint32Array {
+    const tokens = this.#addon.tokenize(pieces.join(""), false);
+    const control = tokens.some((token) => this.#addon.getTokenAttributes(token) & attributes.control);
+    return control ? joined(pieces.map((piece) => this.#addon.tokenize(piece, false))) : tokens;
+  }
+
+  #withBos(tokens: Uint32Array): Uint32Array {
+    if (this.#bos === undefined || tokens[0] === this.#bos) return tokens;
+    return joined([Uint32Array.of(this.#bos), tokens]);
+  }
+
   #measure(kind: number): number {
     if (kind !== sentencePieceVocabulary && kind !== bytePairVocabulary) return 0;
     let longest = 0;
@@ -87,6 +116,16 @@ export class Vocabulary {
     if (attribute & attributes.byte) return Uint8Array.of(Number.parseInt(text.slice(3, 5), 16));
     return this.#bytePairs ? bytePairBytes(text) : encoder.encode(text.replaceAll("▁", " "));
   }
+}
+
+function joined(parts: readonly Uint32Array[]): Uint32Array {
+  const whole = new Uint32Array(parts.reduce((length, part) => length + part.length, 0));
+  let at = 0;
+  for (const part of parts) {
+    whole.set(part, at);
+    at += part.length;
+  }
+  return whole;
 }
 
 function wholeText(bytes: Uint8Array): string | undefined {

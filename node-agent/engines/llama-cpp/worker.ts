@@ -101,7 +101,12 @@ async function load(options: LlamaCppOptions): Promise<Ready> {
     onLog: (level, message) => send({ kind: "log", level, message }),
   });
   const vocabulary = new Vocabulary(model);
-  const template = new ChatTemplate({ text: model.chatTemplate, bosText: model.bosText, eosText: model.eosText });
+  const template = new ChatTemplate({
+    text: model.chatTemplate,
+    bosText: model.bosText,
+    eosText: model.eosText,
+    controlTexts: vocabulary.controlTexts(),
+  });
   const contextTokens = options.contextTokens || model.trainedContext;
   const { batchTokens, threads, flashAttention } = options;
   const parallelSequences = model.embedsOnly ? 1 : options.parallelSequences;
@@ -139,6 +144,7 @@ async function load(options: LlamaCppOptions): Promise<Ready> {
       parallelSequences,
       contextTokens,
       batchTokens,
+      inOrder: options.samplingThreads === 1,
       clock: systemClock,
       onStep: (events, load) => send({ kind: "step", events, load }),
       onBroken: fail,

@@ -93,8 +93,12 @@ function refuseUnsupported(request: GenerateRequest): void {
   if ((request.logprobs?.top ?? 0) > 20) {
     throw new MeshError(Reason.INVALID_REQUEST, "logprobs.top is at most 20.", { field: "logprobs.top", limit: "20" });
   }
-  const mode = request.input.case === "chat" ? request.input.value.toolChoice?.mode : undefined;
+  if (request.input.case !== "chat") return;
+  const { tools, toolChoice } = request.input.value;
+  const mode = toolChoice?.mode;
   if (mode === ToolChoice_Mode.REQUIRED || mode === ToolChoice_Mode.NAMED) throw unsupported("chat.tool_choice");
+  const strict = tools.findIndex((tool) => tool.strict);
+  if (strict >= 0 && mode !== ToolChoice_Mode.NONE) throw unsupported(`chat.tools[${strict}].strict`);
 }
 
 function unsupported(field: string): MeshError {

@@ -1,6 +1,6 @@
 import { create } from "@bufbuild/protobuf";
 import { describe, expect, test } from "vitest";
-import { GenerateRequestSchema } from "#gen/helixmesh/inference/v1/inference_pb.ts";
+import { GenerateRequestSchema, Role } from "#gen/helixmesh/inference/v1/inference_pb.ts";
 import { DesiredReplicaSchema } from "#gen/helixmesh/node/v1/node_pb.ts";
 import { ManualClock } from "#kernel/clock.ts";
 import { seededRandom } from "#kernel/random.ts";
@@ -27,6 +27,15 @@ engineContract("sim", {
       request: { responseFormat: { format: { case: "jsonSchema", value: "{}" } } },
     },
     { field: "response_format.grammar", request: { responseFormat: { format: { case: "grammar", value: "x" } } } },
+    {
+      field: "chat.tools[0].strict",
+      request: {
+        input: {
+          case: "chat",
+          value: { messages: [{ role: Role.USER, content: "a" }], tools: [{ name: "f", strict: true }] },
+        },
+      },
+    },
     { field: "sampling.logit_bias", request: { sampling: { logitBias: { 5: 1 } } } },
   ],
 });

@@ -116,6 +116,16 @@ describe("a chat request", () => {
     });
   });
 
+  test("passes strict on", () => {
+    const strict = (value: boolean | null) => ({
+      ...tool,
+      function: { ...tool.function, name: `s_${value}`, strict: value },
+    });
+    expect(generate({ tools: [strict(true), strict(false), strict(null)] })).toMatchObject({
+      chat: { tools: [{ name: "s_true", strict: true }, { name: "s_false" }, { name: "s_null" }] },
+    });
+  });
+
   test.each([
     [{ type: "text" }, undefined],
     [{ type: "json_object" }, { jsonObject: true }],
@@ -169,7 +179,6 @@ describe("a chat request", () => {
     ["reasoning_effort", { reasoning_effort: "high" }],
     ["verbosity", { verbosity: "low" }],
     ["stream_options.include_obfuscation", { stream: true, stream_options: { include_obfuscation: true } }],
-    ["tools[0].function.strict", { tools: [{ ...tool, function: { ...tool.function, strict: true } }] }],
     ["tools[0].type", { tools: [{ type: "custom", custom: {} }] }],
     [
       "messages[0].content[1]",

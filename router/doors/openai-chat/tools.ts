@@ -37,11 +37,10 @@ function readTool(fields: Fields): Tool {
   const name = readToolName(declared);
   const description = declared.text("description") ?? "";
   const parametersJson = declared.jsonText("parameters", 65_536) ?? "";
-  // Arguments are not decoded under their schema, so that promise is not given.
-  declared.noOp("strict", [false]);
+  const strict = declared.boolean("strict") ?? false;
   declared.end();
   fields.end();
-  return { name, description, parametersJson };
+  return { name, description, parametersJson, strict };
 }
 
 function readToolName(fields: Fields): string {
