@@ -9,6 +9,7 @@ import {
 import { DiscoveryService } from "#gen/helixmesh/discovery/v1/discovery_pb.ts";
 import { NodeService } from "#gen/helixmesh/node/v1/node_pb.ts";
 import { startAdminServer } from "#kernel/admin-server.ts";
+import { listenError } from "#kernel/listen-error.ts";
 import type { RunningService, ServiceParts } from "#kernel/run-service.ts";
 import { startRpcServer } from "#kernel/rpc-server.ts";
 import type { SettingsOf } from "#kernel/settings.ts";
@@ -26,7 +27,6 @@ import { coalesce } from "./discovery/coalesce.ts";
 import { Discovery } from "./discovery/discovery.ts";
 import { createKeyAuthenticator } from "./keys/authenticate.ts";
 import { createLedger } from "./ledger/ledger.ts";
-import { listenError } from "#kernel/listen-error.ts";
 import { Leases } from "./nodes/leases.ts";
 import { loadLinkSecret } from "./nodes/link-token.ts";
 import { Reconciler } from "./placement/reconcile.ts";

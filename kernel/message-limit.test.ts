@@ -1,7 +1,7 @@
-import { ConnectError } from "@connectrpc/connect";
 import fc from "fast-check";
 import { expect, test } from "vitest";
-import { limitMessages } from "#kernel/message-limit.ts";
+import { MeshError } from "#kernel/mesh-error.ts";
+import { readEnvelopes, readWhole } from "#kernel/message-limit.ts";
 
 function envelope(length: number): Buffer {
   const bytes = Buffer.alloc(5 + length, 7);
@@ -14,13 +14,18 @@ async function pass(chunks: readonly Uint8Array[], enveloped: boolean, lengthHin
   async function* body() {
     yield* chunks;
   }
-  let total = 0;
   try {
-    for await (const chunk of limitMessages(body(), { enveloped, maxBytes: 10, lengthHint })) total += chunk.length;
+    if (!enveloped) return (await readWhole(body(), 10, lengthHint)).length;
+    let total = 0;
+    for await (const { flags, payload } of readEnvelopes(body(), 10)) {
+      expect(flags).toBe(0);
+      expect(payload).toEqual(Buffer.alloc(payload.length, 7));
+      total += payload.length + 5;
+    }
+    return total;
   } catch (error) {
-    return ConnectError.from(error).rawMessage;
+    return MeshError.from(error).message;
   }
-  return total;
 }
 
 test("passes enveloped messages up to the limit each, however the bytes are cut", async () => {
@@ -46,4 +51,11 @@ test("bounds a body that is one message as a whole, before the first byte when i
   expect(await pass([Buffer.alloc(6), Buffer.alloc(4)], false)).toBe(10);
   expect(await pass([Buffer.alloc(6), Buffer.alloc(5)], false)).toMatch(/the limit is 10 bytes and it has more/);
   expect(await pass([], false, 11)).toMatch(/it has 11 bytes/);
+});
+
+test.each([
+  [[Buffer.of(0, 0)], /its last message has 2 of 5 header bytes/],
+  [[envelope(3), envelope(8).subarray(0, 6)], /7 bytes of its last message are missing/],
+])("says what is missing of a body that ends early", async (chunks, expected) => {
+  expect(await pass(chunks, true)).toMatch(expected);
 });

@@ -1,59 +1,79 @@
-import type { ConnectError } from "@connectrpc/connect";
 import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
 
 /** Flags byte and big-endian length before each message of gRPC, gRPC-Web and streaming Connect. */
 const envelopeHeaderBytes = 5;
 
+/** https://connectrpc.com/docs/protocol, "Enveloped-Message"; gRPC's "Length-Prefixed-Message" is the same. */
+export interface Envelope {
+  readonly flags: number;
+  readonly payload: Uint8Array;
+}
+
 /**
- * Passes a request body on and throws REQUEST_TOO_LARGE before anything past the limit is buffered: for a whole body
- * when it is one message, for each message when they are enveloped (https://connectrpc.com/docs/protocol,
- * "Enveloped-Message").
+ * Cuts a body into its messages.
+ * @throws MeshError REQUEST_TOO_LARGE before anything past the limit is buffered, INVALID_REQUEST when it ends early
  */
-export async function* limitMessages(
-  body: AsyncIterable<Uint8Array>,
-  options: { readonly enveloped: boolean; readonly maxBytes: number; readonly lengthHint?: number },
-): AsyncGenerator<Uint8Array> {
-  const { enveloped, maxBytes, lengthHint = 0 } = options;
-  if (!enveloped && lengthHint > maxBytes) throw tooLarge(lengthHint, maxBytes);
-  const check = enveloped ? envelopeChecker(maxBytes) : wholeChecker(maxBytes);
-  for await (const chunk of body) {
-    check(chunk);
-    yield chunk;
-  }
-}
-
-function wholeChecker(maxBytes: number): (chunk: Uint8Array) => void {
-  let total = 0;
-  return (chunk) => {
-    total += chunk.length;
-    if (total > maxBytes) throw tooLarge(undefined, maxBytes);
-  };
-}
-
-function envelopeChecker(maxBytes: number): (chunk: Uint8Array) => void {
+export async function* readEnvelopes(body: AsyncIterable<Uint8Array>, maxBytes: number): AsyncGenerator<Envelope> {
   const header = new DataView(new ArrayBuffer(envelopeHeaderBytes));
   let headerBytes = 0;
-  let payloadLeft = 0;
-  return (chunk) => {
+  let flags = 0;
+  let parts: Uint8Array[] = [];
+  let missing = -1;
+  for await (const chunk of body) {
     for (let at = 0; at < chunk.length;) {
-      if (payloadLeft > 0) {
-        const step = Math.min(payloadLeft, chunk.length - at);
-        payloadLeft -= step;
-        at += step;
-        continue;
+      if (missing < 0) {
+        header.setUint8(headerBytes++, chunk[at++] ?? 0);
+        if (headerBytes < envelopeHeaderBytes) continue;
+        headerBytes = 0;
+        flags = header.getUint8(0);
+        missing = header.getUint32(1);
+        if (missing > maxBytes) throw tooLarge(missing, maxBytes);
+      } else {
+        const part = chunk.subarray(at, at + missing);
+        parts.push(part);
+        at += part.length;
+        missing -= part.length;
       }
-      header.setUint8(headerBytes++, chunk[at++] ?? 0);
-      if (headerBytes < envelopeHeaderBytes) continue;
-      headerBytes = 0;
-      payloadLeft = header.getUint32(1);
-      if (payloadLeft > maxBytes) throw tooLarge(payloadLeft, maxBytes);
+      if (missing !== 0) continue;
+      yield { flags, payload: join(parts) };
+      parts = [];
+      missing = -1;
     }
-  };
+  }
+  if (missing > 0) throw endsEarly(`${missing} bytes of its last message are missing`);
+  if (headerBytes > 0) throw endsEarly(`its last message has ${headerBytes} of ${envelopeHeaderBytes} header bytes`);
 }
 
-function tooLarge(bytes: number | undefined, maxBytes: number): ConnectError {
+/** A body that is one message. @throws MeshError REQUEST_TOO_LARGE, by `lengthHint` before the first byte */
+export async function readWhole(
+  body: AsyncIterable<Uint8Array>,
+  maxBytes: number,
+  lengthHint: number,
+): Promise<Uint8Array> {
+  if (lengthHint > maxBytes) throw tooLarge(lengthHint, maxBytes);
+  const parts: Uint8Array[] = [];
+  let total = 0;
+  for await (const chunk of body) {
+    total += chunk.length;
+    if (total > maxBytes) throw tooLarge(undefined, maxBytes);
+    parts.push(chunk);
+  }
+  return join(parts);
+}
+
+function join(parts: readonly Uint8Array[]): Uint8Array {
+  const [only] = parts;
+  return parts.length === 1 && only ? only : Buffer.concat(parts);
+}
+
+function endsEarly(what: string): MeshError {
+  return new MeshError(Reason.INVALID_REQUEST, `The request body ends too early: ${what}. Send whole messages.`);
+}
+
+/** `bytes` is undefined while the message is still coming; `when` says at which stage it was too large. */
+export function tooLarge(bytes: number | undefined, maxBytes: number, when = ""): MeshError {
   const size = bytes === undefined ? "more than that" : `${bytes} bytes`;
-  const message = `The request message is too large: the limit is ${maxBytes} bytes and it has ${size}. Send less at once.`;
-  return new MeshError(Reason.REQUEST_TOO_LARGE, message, { limit: `${maxBytes} bytes` }).toConnectError();
+  const message = `The request message is too large: the limit is ${maxBytes} bytes and it has ${size}${when}. Send less at once.`;
+  return new MeshError(Reason.REQUEST_TOO_LARGE, message, { limit: `${maxBytes} bytes` });
 }

@@ -1,10 +1,19 @@
-import { Code, ConnectError, type ConnectRouter, type Interceptor, createConnectRouter } from "@connectrpc/connect";
-import { compressionBrotli, compressionGzip, universalRequestFromNodeRequest } from "@connectrpc/connect-node";
+import type { Message } from "@bufbuild/protobuf";
+import {
+  Code,
+  ConnectError,
+  type ConnectRouter,
+  type Interceptor,
+  createConnectRouter,
+  createContextValues,
+} from "@connectrpc/connect";
+import { universalRequestFromNodeRequest } from "@connectrpc/connect-node";
+import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
 import type { Logger } from "#kernel/log.ts";
-import { limitMessages } from "#kernel/message-limit.ts";
-import { rpcErrors } from "#kernel/rpc-errors.ts";
 import type { NodeHandler, NodeServerRequest, NodeServerResponse } from "#kernel/node-handler.ts";
-import { percentEncode, sendResponse } from "#kernel/rpc-response.ts";
+import { rpcErrors } from "#kernel/rpc-errors.ts";
+import { compressions, decodeRequest, decodedMessages, takeMessages } from "#kernel/rpc-request.ts";
+import { cutResponse, cutSlow, percentEncode, sendResponse } from "#kernel/rpc-response.ts";
 
 export type { NodeServerRequest, NodeServerResponse } from "#kernel/node-handler.ts";
 
@@ -17,21 +26,26 @@ export interface RpcHandlerOptions {
   readonly interceptors?: readonly Interceptor[];
   /** Per message, after decompression too. */
   readonly maxBodyBytes: number;
+  /** For a single request message to arrive, or less when the call's deadline is nearer. Default 60,000. */
+  readonly bodyTimeoutMs?: number;
+  /** For a peer to read what was sent to it. Default 60,000. */
+  readonly stallTimeoutMs?: number;
   /** Aborts every call in flight. */
   readonly shutdownSignal: AbortSignal;
+  /** Counts that a bound was reached. */
+  readonly onBound: (bound: "message_bytes" | "request_time" | "stalled_client") => void;
   readonly logger: Logger;
 }
 
 /**
- * Serves RPCs as gRPC, gRPC-Web and Connect to node:http and node:http2. Differs from connect-node's own adapter in
- * that a too large message names the limit and does not cut the connection, and in where failures are logged.
+ * Serves RPCs as gRPC, gRPC-Web and Connect to node:http and node:http2. Differs from connect-node's own adapter in how
+ * requests are decoded (`rpc-request.ts`), how answers are written (`rpc-response.ts`), and where failures are logged.
  */
 export function rpcHandler(options: RpcHandlerOptions): NodeHandler {
-  const { logger, maxBodyBytes } = options;
+  const { logger, maxBodyBytes, onBound, bodyTimeoutMs = 60_000, stallTimeoutMs = 60_000 } = options;
   const router = createConnectRouter({
-    acceptCompression: [compressionGzip, compressionBrotli],
-    readMaxBytes: maxBodyBytes,
-    interceptors: [rpcErrors(logger), ...(options.interceptors ?? [])],
+    acceptCompression: [...compressions],
+    interceptors: [rpcErrors(logger), takeMessages, ...(options.interceptors ?? [])],
     shutdownSignal: options.shutdownSignal,
   });
   options.routes(router);
@@ -47,16 +61,44 @@ export function rpcHandler(options: RpcHandlerOptions): NodeHandler {
       if (contentType.startsWith("application/grpc")) return refuseGrpc(response, path);
       return options.fallback ? options.fallback(request, response) : notFound(response, path);
     }
-    const universal = universalRequestFromNodeRequest(request, response, undefined, undefined);
-    // connect-es would refuse by this header too, in words of its own.
-    universal.header.delete("content-length");
-    const body = limitMessages(request.iterator({ destroyOnReturn: false }), {
-      enveloped: /^application\/(grpc|connect\+)/.test(contentType),
+    if (!handler.allowedMethods.includes(request.method ?? "")) {
+      response.setHeader("allow", handler.allowedMethods.join(", "));
+      return refuse(response, 405, `${request.method} is not how an RPC is called; use POST.`);
+    }
+    if (!handler.supportedContentType(contentType)) {
+      const forms =
+        "application/json, application/proto, application/connect+…, application/grpc or application/grpc-web";
+      return refuse(
+        response,
+        415,
+        `The content type ${JSON.stringify(contentType.slice(0, 100))} is none of ${forms}.`,
+      );
+    }
+    const decoded: Message[] = [];
+    const contextValues = createContextValues()
+      .set(decodedMessages, decoded)
+      .set(cutResponse, () => cutSlow(response));
+    const universal = universalRequestFromNodeRequest(request, response, undefined, contextValues);
+    let fault: Reason | undefined;
+    const body = decodeRequest({
+      method: handler.method,
+      headers: universal.header,
+      body: request.iterator({ destroyOnReturn: false }),
       maxBytes: maxBodyBytes,
-      lengthHint: Number(request.headers["content-length"] ?? 0),
+      decoded,
+      timeoutMs: bodyTimeoutMs,
+      callId: universal.header.get("x-request-id") ?? "",
+      onFault(reason) {
+        fault = reason;
+        if (reason === Reason.REQUEST_TOO_LARGE) onBound("message_bytes");
+        if (reason === Reason.DEADLINE_EXCEEDED) onBound("request_time");
+      },
     });
     const answer = await handler({ ...universal, body });
-    await sendResponse(answer, response);
+    // Connect says 429; to a client that asks with `expect` before it sends, HTTP says 413 (RFC 9110, 10.1.1).
+    const isRefusedUnsent = fault === Reason.REQUEST_TOO_LARGE && request.headers.expect !== undefined;
+    const status = isRefusedUnsent && answer.status !== 200 ? 413 : answer.status;
+    await sendResponse({ ...answer, status }, response, { stallTimeoutMs, onStall: () => onBound("stalled_client") });
   }
 
   return (request, response) => {
@@ -80,10 +122,14 @@ function refuseGrpc(response: NodeServerResponse, path: string): void {
   send(response, 200, headers, "");
 }
 
-/** In the form of a Connect error, so that its clients show the message. */
 function notFound(response: NodeServerResponse, path: string): void {
-  const message = `No path ${path.slice(0, 200)} here; server reflection lists the RPC services.`;
-  send(response, 404, { "content-type": "application/json" }, JSON.stringify({ code: "unimplemented", message }));
+  refuse(response, 404, `No path ${path.slice(0, 200)} here; server reflection lists the RPC services.`);
+}
+
+/** In the form of a Connect error, so that its clients show the message. */
+function refuse(response: NodeServerResponse, status: number, message: string): void {
+  const code = status === 404 || status === 405 ? "unimplemented" : "invalid_argument";
+  send(response, status, { "content-type": "application/json" }, JSON.stringify({ code, message }));
 }
 
 /** `writeHead` of the two kinds of response has no common signature. */

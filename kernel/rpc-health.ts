@@ -2,6 +2,7 @@ import { Code, ConnectError, type ConnectRouter } from "@connectrpc/connect";
 import type { DescService } from "@bufbuild/protobuf";
 import { Health, HealthCheckResponse_ServingStatus as Status } from "#gen/grpc/health/v1/health_pb.ts";
 import { sleep, systemClock } from "#kernel/clock.ts";
+import { takeMessages } from "#kernel/rpc-request.ts";
 
 /** How often a watcher looks; health is a function of the service, not an event. */
 const watchIntervalMs = 1_000;
@@ -41,6 +42,6 @@ export function addHealth(
         }
       },
     },
-    { interceptors: [] },
+    { interceptors: [takeMessages] },
   );
 }

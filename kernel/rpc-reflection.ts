@@ -3,6 +3,7 @@ import { FileDescriptorProtoSchema } from "@bufbuild/protobuf/wkt";
 import { Code, type ConnectRouter } from "@connectrpc/connect";
 import { ServerReflection } from "#gen/grpc/reflection/v1/reflection_pb.ts";
 import { ServerReflection as ServerReflectionAlpha } from "#gen/grpc/reflection/v1alpha/reflection_pb.ts";
+import { takeMessages } from "#kernel/rpc-request.ts";
 
 /**
  * Server reflection, v1 and v1alpha (https://github.com/grpc/grpc/blob/master/doc/server-reflection.md), from the
@@ -10,7 +11,7 @@ import { ServerReflection as ServerReflectionAlpha } from "#gen/grpc/reflection/
  */
 export function addReflection(router: ConnectRouter, services: readonly DescService[], drainSignal: AbortSignal): void {
   const index = reflectionIndex([...services, ServerReflection, ServerReflectionAlpha]);
-  const options = { interceptors: [], shutdownSignal: drainSignal };
+  const options = { interceptors: [takeMessages], shutdownSignal: drainSignal };
   async function* answer<R extends Request>(requests: AsyncIterable<R>) {
     for await (const request of requests) {
       yield {

@@ -1,11 +1,27 @@
+import { constants } from "node:http2";
+import { createContextKey } from "@connectrpc/connect";
 import type { UniversalServerResponse } from "@connectrpc/connect/protocol";
+import { systemClock } from "#kernel/clock.ts";
 import type { NodeServerResponse } from "#kernel/node-handler.ts";
+
+/** Of a HandlerContext: ends the response of a client that does not read, which no status reaches. See `cutSlow`. */
+export const cutResponse = createContextKey<() => void>(() => {});
+
+export interface SendOptions {
+  /** How long a peer may leave what was sent unread. */
+  readonly stallTimeoutMs: number;
+  readonly onStall: () => void;
+}
 
 /**
  * Writes what connect-es answers to Node, waiting when the peer reads slowly. connect-node's own function encodes
  * `grpc-message` so that grpc-js shows `%2C` for a comma, and takes a callback and two listeners for each message.
  */
-export async function sendResponse(answer: UniversalServerResponse, response: NodeServerResponse): Promise<void> {
+export async function sendResponse(
+  answer: UniversalServerResponse,
+  response: NodeServerResponse,
+  options: SendOptions,
+): Promise<void> {
   const body = answer.body?.[Symbol.asyncIterator]();
   try {
     // Before the headers: the handler sets them until its first message.
@@ -14,7 +30,7 @@ export async function sendResponse(answer: UniversalServerResponse, response: No
     for (const [name, value] of answer.header ?? []) response.setHeader(name, value);
     for (let chunk = first; chunk && chunk.done !== true; chunk = await body?.next()) {
       if (response.closed) return;
-      if (!write(response, chunk.value)) await drainedOrClosed(response);
+      if (!write(response, chunk.value)) await drainedOrClosed(response, options);
     }
     if (answer.trailer) {
       // Headers that end the stream, as `end` sends them when there was no body, leave no place for trailers.
@@ -37,9 +53,14 @@ function write(response: NodeServerResponse, chunk: Uint8Array): boolean {
   return "stream" in response ? response.write(chunk) : response.write(chunk);
 }
 
-function drainedOrClosed(response: NodeServerResponse): Promise<void> {
+function drainedOrClosed(response: NodeServerResponse, { stallTimeoutMs, onStall }: SendOptions): Promise<void> {
   return new Promise((resolve) => {
+    const timer = systemClock.setTimer(stallTimeoutMs, () => {
+      onStall();
+      cutSlow(response);
+    });
     function done(): void {
+      timer.cancel();
       response.off("drain", done);
       response.off("close", done);
       resolve();
@@ -48,6 +69,15 @@ function drainedOrClosed(response: NodeServerResponse): Promise<void> {
     response.once("drain", done);
     response.once("close", done);
   });
+}
+
+/**
+ * Over HTTP/2 only the stream goes. Its error code is the one that gRPC clients show as RESOURCE_EXHAUSTED
+ * (https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md#errors).
+ */
+export function cutSlow(response: NodeServerResponse): void {
+  if ("stream" in response) response.stream.close(constants.NGHTTP2_ENHANCE_YOUR_CALM);
+  else response.destroy();
 }
 
 function trailers(from: Headers): Record<string, string> {

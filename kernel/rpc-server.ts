@@ -1,13 +1,22 @@
 import { once } from "node:events";
-import { type ServerResponse, createServer as createHttp1Server } from "node:http";
-import { type ServerHttp2Session, createServer as createHttp2Server } from "node:http2";
+import { type IncomingMessage, type ServerResponse, createServer as createHttp1Server } from "node:http";
+import {
+  type Http2ServerRequest,
+  type Http2ServerResponse,
+  type ServerHttp2Session,
+  type ServerHttp2Stream,
+  constants,
+  createServer as createHttp2Server,
+} from "node:http2";
 import { type AddressInfo, type Server, type Socket, createServer as createTcpServer } from "node:net";
 import { type TLSSocket, createServer as createTlsServer } from "node:tls";
 import type { DescService } from "@bufbuild/protobuf";
 import type { ConnectRouter, Interceptor } from "@connectrpc/connect";
 import { Health } from "#gen/grpc/health/v1/health_pb.ts";
-import { systemClock } from "#kernel/clock.ts";
+import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
+import { type Timer, systemClock } from "#kernel/clock.ts";
 import type { Logger } from "#kernel/log.ts";
+import { MeshError } from "#kernel/mesh-error.ts";
 import type { Metrics } from "#kernel/metrics.ts";
 import type { NodeHandler, NodeServerRequest, NodeServerResponse } from "#kernel/node-handler.ts";
 import { sniffProtocol } from "#kernel/protocol-sniff.ts";
@@ -40,7 +49,16 @@ export interface RpcServerOptions {
   readonly maxConcurrentStreams?: number;
   /** For the TLS handshake, and then for the bytes that tell the protocol. Default 10,000. */
   readonly sniffTimeoutMs?: number;
+  /** For one request message to arrive. Default 60,000. */
+  readonly bodyTimeoutMs?: number;
+  /** For a peer to read what was sent to it, before its stream is reset. Default 60,000. */
+  readonly stallTimeoutMs?: number;
+  /** Hears when a drain cuts what is still open, so that calls of the fallback can end with this error too. */
+  readonly onCut?: (error: MeshError) => void;
 }
+
+/** After a drain has cut the calls: for their last words to leave, before the connections go. */
+const cutGraceMs = 1_000;
 
 export interface RpcServer {
   readonly port: number;
@@ -73,6 +91,7 @@ export async function startRpcServer(options: RpcServerOptions): Promise<RpcServ
     ...options,
     fallback: options.fallback,
     shutdownSignal: shutdown.signal,
+    onBound: (bound) => bounded.inc({ bound }),
     routes(router) {
       const services = [...options.services, Health];
       options.routes(router);
@@ -82,7 +101,8 @@ export async function startRpcServer(options: RpcServerOptions): Promise<RpcServ
   });
 
   // Node's own 5 s race with clients that reuse a connection at the same moment.
-  const http1 = createHttp1Server({ keepAliveTimeout: 75_000 }, (request, response) => {
+  const http1 = createHttp1Server({ keepAliveTimeout: 75_000 }, onHttp1Request);
+  function onHttp1Request(request: IncomingMessage, response: ServerResponse): void {
     const { socket } = request;
     const responses = http1Sockets.get(socket);
     responses?.add(response);
@@ -92,6 +112,12 @@ export async function startRpcServer(options: RpcServerOptions): Promise<RpcServ
       if (draining.signal.aborted && responses?.size === 0) socket.destroySoon();
     });
     handler(request, response);
+  }
+  http1.on("checkContinue", (request, response) => {
+    // One that is too large is refused unsent; what may come after it then is no request, so the connection ends.
+    if (Number(request.headers["content-length"] ?? 0) > options.maxBodyBytes) response.shouldKeepAlive = false;
+    else response.writeContinue();
+    onHttp1Request(request, response);
   });
   // It never listens itself; without this event Node does not enforce its header and request timeouts.
   http1.emit("listening");
@@ -101,7 +127,18 @@ export async function startRpcServer(options: RpcServerOptions): Promise<RpcServ
     // Megabytes that one connection may hold in Node: its open streams' headers and unsent data.
     maxSessionMemory: 64,
   });
-  http2.on("request", handler);
+  function onHttp2Request(request: Http2ServerRequest, response: Http2ServerResponse): void {
+    const { stream } = response;
+    stream.once("finish", () => {
+      if (!request.readableEnded) endStream(request, stream, 0);
+    });
+    handler(request, response);
+  }
+  http2.on("request", onHttp2Request);
+  http2.on("checkContinue", (request, response) => {
+    if (!(Number(request.headers["content-length"] ?? 0) > options.maxBodyBytes)) response.writeContinue();
+    onHttp2Request(request, response);
+  });
   http2.on("session", (session) => {
     // Streams share the connection's window; the default of 64 KiB would make them wait for each other.
     session.setLocalWindowSize(1 << 22);
@@ -199,14 +236,18 @@ export async function startRpcServer(options: RpcServerOptions): Promise<RpcServ
     if (!tls) for (const socket of undecided) socket.destroy();
     const cut = systemClock.setTimer(timeoutMs, () => {
       if (timeoutMs > 0) logger.warn("drain timed out; cutting connections", { connections: sockets.size, timeoutMs });
-      shutdown.abort();
-      // One turn for calls to send their status before their connection goes.
-      setImmediate(() => {
+      const error = new MeshError(Reason.DRAINING, "This server is shutting down and cut the call; call again.");
+      shutdown.abort(error);
+      options.onCut?.(error);
+      for (const socket of undecided) socket.destroy();
+      grace = systemClock.setTimer(cutGraceMs, () => {
         for (const socket of [...sockets, ...undecided]) socket.destroy();
       });
     });
+    let grace: Timer | undefined;
     await Promise.all([listenerClosed, emptied.promise]);
     cut.cancel();
+    grace?.cancel();
     http1.close();
     http2.close();
     shutdown.abort();
@@ -223,4 +264,25 @@ export async function startRpcServer(options: RpcServerOptions): Promise<RpcServ
       await finished;
     },
   };
+}
+
+const endStreamRetryMs = 50;
+const endStreamRetries = 100;
+
+/**
+ * Asks a client not to send the rest of a request that was answered early (RFC 9113, 8.1). Its stream would stay half
+ * open for as long as the connection does. Only after the whole answer, which may wait for the client's window.
+ */
+function endStream(request: Http2ServerRequest, stream: ServerHttp2Stream, retries: number): void {
+  setImmediate(() => {
+    if (stream.destroyed) return;
+    if (!stream.closed && stream.state.localClose !== 1 && retries < endStreamRetries) {
+      systemClock.setTimer(endStreamRetryMs, () => endStream(request, stream, retries + 1), { unref: true });
+      return;
+    }
+    if (!stream.closed) stream.close(constants.NGHTTP2_NO_ERROR);
+    // Node keeps a stream until what came of its body was read.
+    request.resume();
+    stream.resume();
+  });
 }

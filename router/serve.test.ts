@@ -1,5 +1,5 @@
 import { rm } from "node:fs/promises";
-import { connect as connectHttp2 } from "node:http2";
+import { connect as connectHttp2, constants } from "node:http2";
 import { join } from "node:path";
 import { create, toBinary } from "@bufbuild/protobuf";
 import { Code, ConnectError, type Transport, createClient } from "@connectrpc/connect";
@@ -208,7 +208,39 @@ describe("a router", () => {
     await call?.cancelled;
     await control.until(() => control.usage.length > 0);
     // Whether the client's cancel or the router's own timer comes first is a matter of the network.
-    expect(control.usage).toHaveLength(1);
+    expect(control.usage).toMatchObject([{ outcome: Outcome.FAILED, reason: Reason.DEADLINE_EXCEEDED }]);
+  });
+
+  test("tells a client that left its deadline to the router what passed", async () => {
+    const { url, key, control } = await start();
+    const error = await faultOf(collect(grpc(url).generate(prompt, auth(key, { "grpc-timeout": "50m" }))));
+    expect(error.code).toBe(Code.DeadlineExceeded);
+    expect(error.findDetails(ErrorDetailSchema)[0]).toMatchObject({ reason: Reason.DEADLINE_EXCEEDED });
+    await control.until(() => control.usage.length > 0);
+    expect(control.usage).toMatchObject([{ outcome: Outcome.FAILED, reason: Reason.DEADLINE_EXCEEDED }]);
+  });
+
+  test("ends what outlasts its drain as draining, at every door", async () => {
+    const { url, key, agents, control } = await start({ flags: ["--drain-timeout=20"] });
+    const rpc = faultOf(collect(grpc(url).generate(prompt, auth(key))));
+    await agents[0]?.nextCall();
+    const openAi = fetch(`${url}/v1/completions`, {
+      method: "POST",
+      headers: { authorization: `Bearer ${key}`, "content-type": "application/json" },
+      body: JSON.stringify({ model: "pocket", prompt: "Once" }),
+    });
+    await agents[0]?.nextCall();
+    const closing = mesh?.close();
+    mesh = undefined;
+    const error = await rpc;
+    expect(error.code).toBe(Code.Unavailable);
+    expect(error.findDetails(ErrorDetailSchema)[0]).toMatchObject({ reason: Reason.DRAINING });
+    const answer = await openAi;
+    expect(answer.status).toBe(503);
+    expect(await answer.json()).toMatchObject({ error: { code: "draining" } });
+    await closing;
+    const settled = { outcome: Outcome.FAILED, reason: Reason.DRAINING };
+    expect(control.usage).toMatchObject([settled, settled]);
   });
 
   test("without any snapshot is not ready, and blames no key for it", async () => {
@@ -240,6 +272,8 @@ describe("a router", () => {
       te: "trailers",
       authorization: `Bearer ${key}`,
     });
+    stream.on("error", () => {}); // `rstCode` says what happened.
+    const closed = new Promise<void>((resolve) => stream.once("close", resolve));
     const message = toBinary(GenerateRequestSchema, create(GenerateRequestSchema, prompt));
     const header = Buffer.alloc(5);
     header.writeUInt32BE(message.length, 1);
@@ -256,6 +290,8 @@ describe("a router", () => {
     await watched;
     await control.until(() => control.usage.length > 0);
     expect(control.usage).toMatchObject([{ outcome: Outcome.FAILED, reason: Reason.RATE_LIMITED }]);
+    await closed;
+    expect(stream.rstCode).toBe(constants.NGHTTP2_ENHANCE_YOUR_CALM);
     session.destroy();
   });
 

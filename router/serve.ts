@@ -87,6 +87,7 @@ export async function serveRouter(
       return authenticate(authorization, discovery.snapshot.keys, clock);
     },
     healthy: () => unready() === undefined,
+    onCut: (error) => core.cutAll(error),
     maxBodyBytes: settings.maxBodyBytes,
     corsOrigins: settings.corsOrigins,
     clock,

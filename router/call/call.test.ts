@@ -6,6 +6,7 @@ import { GenerateResponseSchema } from "#gen/helixmesh/inference/v1/inference_pb
 import { type CallEnd, CallEndSchema, Method } from "#gen/helixmesh/link/v1/link_pb.ts";
 import { EngineCapabilitiesSchema, Outcome, ReplicaState } from "#gen/helixmesh/type/v1/type_pb.ts";
 import { ManualClock } from "#kernel/clock.ts";
+import { MeshError } from "#kernel/mesh-error.ts";
 import { Metrics } from "#kernel/metrics.ts";
 import { seededRandom } from "#kernel/random.ts";
 import { startSpan } from "#kernel/trace.ts";
@@ -256,6 +257,31 @@ describe("a call", () => {
       { outcome: Outcome.FAILED, completionTokens: 4, error: { reason: Reason.DEADLINE_EXCEEDED } },
     ]);
     expect(permits.released).toBe(1);
+  });
+
+  test.each([
+    [500, 450, Outcome.FAILED],
+    [500, 390, Outcome.CANCELLED],
+    [60, 31, Outcome.FAILED],
+    [60, 29, Outcome.CANCELLED],
+    [undefined, 450, Outcome.CANCELLED],
+  ])("with %s ms to go whose client leaves after %s ms has outcome %s", (timeoutMs, afterMs, outcome) => {
+    const { clock, leaving, ask, settlements } = begin({
+      ready: ["r1"],
+      ...(timeoutMs !== undefined && { timeoutMs }),
+    });
+    clock.advance(afterMs);
+    leaving.abort();
+    ask(0).events.onEnd(end(Reason.CANCELLED, 1));
+    expect(settlements).toMatchObject([{ outcome }]);
+  });
+
+  test("whose signal says that the router drains fails as draining", async () => {
+    const { leaving, call, ask, settlements } = begin({ ready: ["r1"] });
+    leaving.abort(new MeshError(Reason.DRAINING, "The router stops."));
+    await expect(drain(call)).rejects.toEqual(failure(Reason.DRAINING));
+    ask(0).events.onEnd(end(Reason.CANCELLED, 1));
+    expect(settlements).toMatchObject([{ outcome: Outcome.FAILED, error: { reason: Reason.DRAINING } }]);
   });
 
   test("that waits ends at its deadline too", async () => {

@@ -94,6 +94,9 @@ type CallState =
 /** Tag of GenerateResponse.started: https://protobuf.dev/programming-guides/encoding/#structure, field 1, LEN. */
 const startedTag = 0x0a;
 
+/** A client whose own timer fires first cancels; so near to the deadline that it gave, it was the deadline. */
+const deadlineSlackMs = 100;
+
 /** One inference in flight, from admission to its one settlement. */
 export class Call {
   readonly outbox: Outbox;
@@ -140,10 +143,19 @@ export class Call {
   }
 
   #abort(): void {
-    const { reason }: { reason: unknown } = this.#spec.context.signal;
-    const deadlinePassed = MeshError.from(reason).reason === Reason.DEADLINE_EXCEEDED;
-    if (deadlinePassed) this.#stop(Outcome.FAILED, deadlineExceeded(this.#deadlineMs - this.#startMs));
+    const { signal, timeoutMs = Number.POSITIVE_INFINITY } = this.#spec.context;
+    const error = MeshError.from(signal.reason);
+    if (error.reason === Reason.DRAINING) return this.cut(error);
+    const elapsedMs = this.#parts.clock.monotonicMs() - this.#startMs;
+    const isDeadline =
+      error.reason === Reason.DEADLINE_EXCEEDED || elapsedMs >= timeoutMs - Math.min(deadlineSlackMs, timeoutMs / 2);
+    if (isDeadline) this.#stop(Outcome.FAILED, deadlineExceeded(this.#deadlineMs - this.#startMs));
     else this.#stop(Outcome.CANCELLED, new MeshError(Reason.CANCELLED, "The client went away."));
+  }
+
+  /** Ends the call from the router's side. */
+  cut(error: MeshError): void {
+    this.#stop(Outcome.FAILED, error);
   }
 
   /** Picks a replica and dispatches, or waits for one, or gives up. */
@@ -302,6 +314,7 @@ export class Call {
     const limit = `${settings.maxBufferedBytes} bytes`;
     const message = `The client did not read: ${limit} of the answer waited for it. Read the stream as it comes.`;
     this.#stop(Outcome.FAILED, new MeshError(Reason.RATE_LIMITED, message, { limit }));
+    this.#spec.context.cutClient?.();
   }
 
   /** Ends the call from our side: the client gets `error`, the agent a cancel if it has the call. */

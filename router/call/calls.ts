@@ -21,6 +21,8 @@ export interface CallContext {
   readonly signal: AbortSignal;
   /** Milliseconds the client gives the call; undefined means the router's own limit alone. */
   readonly timeoutMs: number | undefined;
+  /** Ends the response of a client that does not read it, which an error would wait for. */
+  readonly cutClient?: () => void;
   /** W3C traceparent of the client, if it sent one. */
   readonly traceparent: string | undefined;
 }

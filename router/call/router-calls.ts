@@ -40,8 +40,15 @@ interface Asked {
   readonly needs: () => readonly Need[];
 }
 
+export interface RouterCalls extends Calls {
+  /** Ends every call in flight with `error`, whatever its door. */
+  cutAll(error: MeshError): void;
+}
+
 /** The core behind every door: validate → admit → resolve → run. */
-export function createCalls(parts: RouterCallsParts): Calls {
+export function createCalls(parts: RouterCallsParts): RouterCalls {
+  const open = new Set<Call>();
+
   function begin(asked: Asked, context: CallContext): Outbox {
     const { clock, limits, settle, snapshot, draining } = parts;
     const startedAtMs = clock.nowMs();
@@ -74,10 +81,16 @@ export function createCalls(parts: RouterCallsParts): Calls {
           request,
           needs,
           labels,
-          permit,
+          permit: {
+            release() {
+              open.delete(call);
+              permit.release();
+            },
+          },
           span,
           startedAtMs,
         });
+        open.add(call);
         call.begin();
         return call.outbox;
       } catch (error) {
@@ -132,6 +145,9 @@ export function createCalls(parts: RouterCallsParts): Calls {
       return fromBinary(CountTokensResponseSchema, await onlyResponse(begin(asked, context)));
     },
     listModels: () => listModels(parts),
+    cutAll(error) {
+      for (const call of open) call.cut(error);
+    },
   };
 }
 

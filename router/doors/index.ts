@@ -1,6 +1,7 @@
 import { InferenceService } from "#gen/helixmesh/inference/v1/inference_pb.ts";
 import type { Clock } from "#kernel/clock.ts";
 import type { Logger } from "#kernel/log.ts";
+import type { MeshError } from "#kernel/mesh-error.ts";
 import type { Metrics } from "#kernel/metrics.ts";
 import { newId } from "#kernel/random.ts";
 import { type RpcServer, startRpcServer } from "#kernel/rpc-server.ts";
@@ -20,6 +21,8 @@ export interface DoorsOptions {
   readonly authenticate: (authorization: string | null | undefined) => Principal;
   /** What grpc.health.v1 says. */
   readonly healthy: () => boolean;
+  /** Hears when a drain cuts the calls that are still open. */
+  readonly onCut: (error: MeshError) => void;
   readonly maxBodyBytes: number;
   readonly corsOrigins: readonly string[];
   readonly clock: Clock;
@@ -29,7 +32,7 @@ export interface DoorsOptions {
 
 /** Opens the one port of all doors: RPC paths go to the RPC door, every other path to the OpenAI doors. */
 export function openDoors(options: DoorsOptions): Promise<RpcServer> {
-  const { host, port, tls, calls, authenticate, healthy, maxBodyBytes, clock, logger, metrics } = options;
+  const { host, port, tls, calls, authenticate, healthy, onCut, maxBodyBytes, clock, logger, metrics } = options;
   const cors = createCors(options.corsOrigins);
   const openAi = { calls, authenticate, clock, logger, metrics, maxBodyBytes, newCallId: () => newId("call") };
   return startRpcServer({
@@ -44,6 +47,7 @@ export function openDoors(options: DoorsOptions): Promise<RpcServer> {
       return cors(request, response);
     },
     fallback: (request, response) => handleOpenAi(request, response, openAi),
+    onCut,
     maxBodyBytes,
     logger,
     metrics,

@@ -106,7 +106,7 @@ describe("llama.cpp with the Pocket model", () => {
     expect(together.map(({ text }) => text)).toEqual(questions.map((_, index) => `${index} plus ${20 - index} is 20.`));
   });
 
-  const tokensOf = async (input: CountInit["input"]): Promise<number[]> =>
+  const tokensOf = async (input: NonNullable<CountInit["input"]>): Promise<number[]> =>
     (await probe.engine.countTokens(create(CountTokensRequestSchema, { input }))).tokenIds;
   const chatTokens = (...turns: TurnInit[]) => tokensOf({ case: "chat", value: { messages: turns } });
   const promptTokens = (...turns: TurnInit[]) => tokensOf({ case: "prompt", value: chatMl(turns) });

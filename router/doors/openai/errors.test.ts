@@ -20,6 +20,8 @@ describe("an error answer", () => {
     ["inputs[3].text", "openai-embeddings", "input[3]"],
     ['labels["a"]', "openai-chat", 'metadata["a"]'],
     ["messages[0].role", "openai-chat", "messages[0].role"],
+    ["chat.tools[2].parameters_json", "openai-chat", "tools[2].function.parameters"],
+    ["tools[2].strict", "openai-chat", "tools[2].function.strict"],
   ] as const)("names %s of the contract at %s as %s", (field, door, param) => {
     const body = JSON.parse(errorBody(new MeshError(Reason.INVALID_REQUEST, "x", { field }), door)) as object;
     expect(body).toMatchObject({ error: { param } });

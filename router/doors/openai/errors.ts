@@ -64,7 +64,9 @@ const completionsParamNames: ReadonlyMap<string, string> = new Map([
 
 function paramName(field: string, door: Door | undefined): string {
   const names = door === "openai-completions" ? completionsParamNames : paramNames;
-  const path = field.replace(/^(chat|sampling)\./, "");
+  const path = field
+    .replace(/^(chat|sampling)\./, "")
+    .replace(/^(tools\[\d+\])\.(parameters|strict)(_json)?$/, "$1.function.$2");
   // `labels["a"]` is renamed like `labels`; an input is no object here, so its last word goes.
   const [, name = path, rest = ""] = /^([a-z_.]+)(\[.*)?$/s.exec(path) ?? [];
   const renamed = names.get(name) ?? name;

@@ -1,9 +1,9 @@
 import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
+import { parseJson } from "#kernel/json-body.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
 import { modelList, oneModel, readModelId } from "../openai-models/index.ts";
 import { checkContentType, discardRest, readBody } from "./body.ts";
 import type { HttpRequest, HttpResponse, OpenAiDeps } from "./exchange.ts";
-import { parseJson } from "./json.ts";
 import { Reply } from "./reply.ts";
 import { requestId } from "./request-id.ts";
 import { route } from "./route.ts";

@@ -1,6 +1,7 @@
 import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 import type { InferenceService } from "#gen/helixmesh/inference/v1/inference_pb.ts";
 import { newId } from "#kernel/random.ts";
+import { cutResponse } from "#kernel/rpc-response.ts";
 import type { Principal } from "../../admission/authenticate.ts";
 import type { CallContext, Calls, Door } from "../../call/calls.ts";
 import { requestIdHeader } from "../request-id.ts";
@@ -24,6 +25,7 @@ export function inferenceService({
       door: doorOf(context.protocolName),
       signal: context.signal,
       timeoutMs: context.timeoutMs(),
+      cutClient: context.values.get(cutResponse),
       traceparent: context.requestHeader.get("traceparent") ?? undefined,
     };
   }

@@ -1,6 +1,6 @@
 import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
-import { findJsonFault } from "./json-fault.ts";
+import { findJsonFault } from "#kernel/json-fault.ts";
 
 /** Nothing in this API nests deeper than tool schemas do; millions of `[` would cost 50 times their bytes in memory. */
 const deepestNesting = 128;
@@ -9,15 +9,7 @@ const utf8 = new TextDecoder("utf-8", { fatal: true });
 
 /** @throws MeshError INVALID_REQUEST that names the position; it never quotes the body. */
 export function parseJson(bytes: Uint8Array): unknown {
-  if (bytes.length === 0) throw invalid("The request body is empty; send a JSON object.");
-  const text = decode(bytes);
-  const tooDeep = findTooDeep(text);
-  if (tooDeep !== undefined) {
-    throw invalid(
-      `The request body nests deeper than ${deepestNesting} levels ${position(text, tooDeep)}; flatten it.`,
-      `${deepestNesting} levels`,
-    );
-  }
+  const text = jsonText(bytes);
   try {
     return JSON.parse(text);
   } catch {
@@ -29,6 +21,20 @@ export function parseJson(bytes: Uint8Array): unknown {
       `The request body is not valid JSON: found ${found} ${position(text, fault.offset)}, expected ${fault.expected}.`,
     );
   }
+}
+
+/** The text of a body that may be JSON. @throws MeshError INVALID_REQUEST: empty, no UTF-8, or nested too deep to parse */
+export function jsonText(bytes: Uint8Array): string {
+  if (bytes.length === 0) throw invalid("The request body is empty; send a JSON object.");
+  const text = decode(bytes);
+  const tooDeep = findTooDeep(text);
+  if (tooDeep !== undefined) {
+    throw invalid(
+      `The request body nests deeper than ${deepestNesting} levels ${position(text, tooDeep)}; flatten it.`,
+      `${deepestNesting} levels`,
+    );
+  }
+  return text;
 }
 
 function decode(bytes: Uint8Array): string {

@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { findJsonFault } from "./json-fault.ts";
+import { findJsonFault } from "#kernel/json-fault.ts";
 
 function parses(text: string): boolean {
   try {

@@ -1,6 +1,6 @@
 import { describe, expect, test } from "vitest";
 import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
-import { parseJson } from "./json.ts";
+import { parseJson } from "#kernel/json-body.ts";
 
 const parse = (text: string): unknown => parseJson(Buffer.from(text));
 
