@@ -27,7 +27,7 @@ type Snapshot = MessageInitShape<typeof SnapshotSchema>;
 type Delta = MessageInitShape<typeof DeltaSchema>;
 
 /** A control plane for tests: a real DiscoveryService whose snapshot the test holds. */
-export class TestControl {
+class TestControl {
   /** By call id, as the ledger merges them: an answer that got lost makes the router send a record again. */
   readonly #usage = new Map<string, UsageRecord>();
   readonly #watchers = new Set<(message: WatchResponse | undefined) => void>();
@@ -224,7 +224,7 @@ export async function startTestMesh(options: TestMeshOptions = {}): Promise<Test
   return mesh;
 }
 
-export function nodeOf(agent: TestAgent) {
+function nodeOf(agent: TestAgent) {
   const { nodeId, linkToken } = agent.options;
   return { nodeId, linkAddress: agent.address, linkToken, name: nodeId };
 }

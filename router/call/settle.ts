@@ -53,7 +53,7 @@ export function createSettle({ usage, metrics, logger }: SettleOptions): Settle 
   };
 }
 
-export function usageRecord(settlement: Settlement): UsageRecord {
+function usageRecord(settlement: Settlement): UsageRecord {
   const { context, outcome, error } = settlement;
   return create(UsageRecordSchema, {
     callId: context.callId,
