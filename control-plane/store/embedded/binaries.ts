@@ -145,14 +145,32 @@ async function privateCopy(
   await mkdir(dir, { recursive: true, mode: 0o755 });
   await assertOurs(dir);
   const copy = join(dir, name);
-  if (await exists(copy)) {
-    await assertOurs(copy);
-    if (await isComplete(native, copy, links)) return copy;
+  for (let attempt = 1; ; attempt++) {
+    try {
+      if (await isUsable(native, copy, links)) return copy;
+      logger.info("copying the PostgreSQL programs to where the server can read them", { to: copy });
+      await putCopy(native, links, dir, copy);
+      return copy;
+    } catch (error) {
+      // Another process put its own there, or took the broken one away: look again.
+      if (attempt === mostAttempts || !["ENOTEMPTY", "EEXIST", "ENOENT"].includes(codeOf(error))) throw error;
+    }
   }
-  logger.info("copying the PostgreSQL programs to where the server can read them", { to: copy });
+}
+
+/** Processes that replace the same broken copy at once get in each other's way at most this often. */
+const mostAttempts = 8;
+
+async function isUsable(native: string, copy: string, links: readonly Link[]): Promise<boolean> {
+  if (!(await exists(copy))) return false;
+  await assertOurs(copy);
+  return isComplete(native, copy, links);
+}
+
+async function putCopy(native: string, links: readonly Link[], dir: string, copy: string): Promise<void> {
   const fresh = await mkdtemp(join(dir, "copying-"));
   try {
-    const made = join(fresh, name);
+    const made = join(fresh, basename(copy));
     await cp(native, made, {
       recursive: true,
       verbatimSymlinks: true,
@@ -161,17 +179,13 @@ async function privateCopy(
     });
     if (!(await makeLinks(made, links))) throw new Error(`cannot make symbolic links in ${made}`);
     await chmod(made, 0o755);
+    // A good one that came meanwhile stays: a server may have started from it.
+    if (await isUsable(native, copy, links)) return;
     if (await exists(copy)) await rename(copy, join(fresh, "old"));
     await rename(made, copy);
-  } catch (error) {
-    // Another process may have put its copy there first, which is as good.
-    if (!["ENOTEMPTY", "EEXIST", "ENOENT"].includes(codeOf(error)) || !(await isComplete(native, copy, links)))
-      throw error;
-    await assertOurs(copy);
   } finally {
     await rm(fresh, { recursive: true, force: true });
   }
-  return copy;
 }
 
 /** Static libraries are for building against; they are a third of the files' size. */
