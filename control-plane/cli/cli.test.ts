@@ -175,6 +175,14 @@ describe("mistakes", () => {
     expect(out).toBe("");
   });
 
+  test.each([
+    [["nope"], "See `helixmesh --help`."],
+    [["--nope"], "See `helixmesh --help`."],
+    [["models", "nope"], "See `helixmesh models --help`."],
+  ])("%j points to help that exists", async (words, advice) => {
+    expect((await run(...words)).err).toContain(`${advice}\n`);
+  });
+
   test("without a mesh say how to start or name one", async () => {
     const { code, err } = await runIn({}, "nodes", "list", "--state", join(state, "elsewhere"));
     expect(code).toBe(2);
@@ -190,11 +198,22 @@ describe("mistakes", () => {
   });
 });
 
+test("--version prints the version alone", async () => {
+  const { code, out } = await run("--version");
+  expect(code).toBe(0);
+  expect(out).toMatch(/^\d+\.\d+\.\d+\n$/);
+});
+
 describe("failures", () => {
   test("exit 1 with the server's message and field, and no stack", async () => {
     const { code, err } = await run("models", "get", "nope");
     expect(code).toBe(1);
     expect(err).toBe("helixmesh: No model is called nope. Field: name.\n");
+  });
+
+  test("keep the server's clause and the field apart", async () => {
+    const { err } = await run("models", "delete", "used");
+    expect(err).toBe('helixmesh: model "used" is used by deployments: d; delete them first. Field: name.\n');
   });
 
   test("of a connection name the address", async () => {

@@ -1,3 +1,4 @@
+import { readFileSync } from "node:fs";
 import { chatCommand } from "./chat.ts";
 import { type Command, parseInput, UsageError } from "./command.ts";
 import { deploymentCommands } from "./deployments.ts";
@@ -30,6 +31,10 @@ export async function runCli(words: readonly string[], terminal: Terminal): Prom
       terminal.out(overviewHelp(commands));
       return words.length === 0 ? 2 : 0;
     }
+    if (first === "--version") {
+      terminal.out(`${releasedVersion()}\n`);
+      return 0;
+    }
     const command = findCommand(words);
     if (!command) return groupOrMistake(words, terminal);
     const input = parseInput(command, words.slice(command.path.length));
@@ -43,12 +48,25 @@ export async function runCli(words: readonly string[], terminal: Terminal): Prom
   } catch (error) {
     const { message, exitCode } = describeFailure(error, session);
     terminal.err(`helixmesh: ${message}\n`);
-    if (exitCode === 2)
-      terminal.err(`See \`helixmesh ${words.filter((word) => /^[a-z]/.test(word))[0] ?? ""} --help\`.\n`);
+    if (exitCode === 2) terminal.err(`See \`${["helixmesh", ...knownGroup(words), "--help"].join(" ")}\`.\n`);
     return exitCode;
   } finally {
     session?.close();
   }
+}
+
+function releasedVersion(): string {
+  const file: unknown = JSON.parse(readFileSync(new URL("../../package.json", import.meta.url), "utf8"));
+  return typeof file === "object" && file !== null && "version" in file ? String(file.version) : "unknown";
+}
+
+/** The first word when it is one of ours, whose help then says more than the overview. */
+function knownGroup(words: readonly string[]): readonly string[] {
+  const first = words.find((word) => !word.startsWith("-"));
+  return commands
+    .filter((command) => command.path[0] === first)
+    .flatMap(({ path }) => path.slice(0, 1))
+    .slice(0, 1);
 }
 
 /** The command with the longest path that the words begin with: `usage calls` before `usage`. */

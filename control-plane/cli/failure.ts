@@ -20,10 +20,15 @@ function describeCall(error: ConnectError, session: Session | undefined): string
     return `${where} does not answer (${error.rawMessage}). Is the mesh running? \`helixmesh up\` starts one.`;
   }
   if (!detailed && error.code === Code.DeadlineExceeded) return `${where} did not answer in time.`;
-  const parts = [fault.message];
+  const parts = [sentence(fault.message)];
   // The message may name them already; twice would be noise.
   if (fault.field !== "" && !fault.message.includes(fault.field)) parts.push(`Field: ${fault.field}.`);
   if (fault.limit !== "" && !fault.message.includes(fault.limit)) parts.push(`Limit: ${fault.limit}.`);
   if (fault.reason === Reason.INVALID_API_KEY && address) parts.push(`The key came from ${address.keyFile}.`);
   return parts.join(" ");
+}
+
+/** A fault of a field may be a clause; what follows it needs its full stop. */
+function sentence(text: string): string {
+  return /[.!?]$/.test(text) ? text : `${text}.`;
 }

@@ -80,6 +80,10 @@ function routes(router: ConnectRouter, requests: unknown[]): void {
     getModel() {
       throw new MeshError(Reason.NOT_FOUND, "No model is called nope.", { field: "name" }).toConnectError();
     },
+    deleteModel() {
+      const message = 'model "used" is used by deployments: d; delete them first';
+      throw new MeshError(Reason.CONFLICT, message, { field: "name" }).toConnectError();
+    },
     createModel(request) {
       requests.push(request.model);
       return request.model ? { model: request.model } : {};

@@ -25,7 +25,7 @@ export function overviewHelp(commands: readonly Command[]): string {
     "Operate and use:",
     ...columns(operate),
     "",
-    "Every command has --help; those that operate have --json.",
+    "Every command has --help; those that operate have --json. --version prints the version.",
     exitCodes,
   ].join("\n");
 }

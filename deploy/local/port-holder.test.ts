@@ -9,7 +9,7 @@ test("a port in use is refused with the name of the process that holds it", asyn
   const address = server.address();
   const port = typeof address === "object" ? (address?.port ?? 0) : 0;
   const settings = { nodes: 1, host: "127.0.0.1", routerPort: port, controlPort: 0, agentPort: 0, adminPortBase: 0 };
-  const holder = process.platform === "linux" ? `(pid ${process.pid})` : "in use";
+  const holder = process.platform === "linux" ? /by node \S+ \(pid \d+\)/ : "in use";
   await expect(planPorts(settings)).rejects.toThrow(holder);
   server.close();
 });

@@ -1,4 +1,5 @@
 import { readdirSync, readFileSync, readlinkSync } from "node:fs";
+import { basename } from "node:path";
 
 /** Who listens on a TCP port, such as "nginx (pid 812)"; undefined where that cannot be found out. Linux only. */
 export function portHolder(port: number): string | undefined {
@@ -6,10 +7,18 @@ export function portHolder(port: number): string | undefined {
     const inode = listeningInode(port);
     const pid = inode === undefined ? undefined : processWithSocket(inode);
     if (pid === undefined) return undefined;
-    return `${readFileSync(`/proc/${pid}/comm`, "utf8").trim()} (pid ${pid})`;
+    return `${programName(pid)} (pid ${pid})`;
   } catch {
     return undefined; // No /proc, or the process just ended: the error is as good without a name.
   }
+}
+
+/** Of the command line: the kernel's own name is the main thread's, which every Node process calls "MainThread". */
+function programName(pid: string): string {
+  const [program = "", ...words] = readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0");
+  if (program === "") return readFileSync(`/proc/${pid}/comm`, "utf8").trim();
+  const script = words.find((word) => !word.startsWith("-"));
+  return /^node\d*$/.test(basename(program)) && script ? `node ${script}` : basename(program);
 }
 
 /** proc_pid_net(5): local address is field 2, the state field 4 (0A is LISTEN), the inode field 10. */
