@@ -1,0 +1,141 @@
+import type { Socket } from "node:net";
+import type { Clock } from "#kernel/clock.ts";
+import { ByteBuffer, give } from "#kernel/wire/byte-buffer.ts";
+
+const dirty: Outlet[] = [];
+const flushing: Outlet[] = [];
+
+/** Everything written in one turn of the event loop leaves when the turn ends: one system call a connection. */
+function flushSoon(outlet: Outlet): void {
+  if (dirty.push(outlet) === 1) setImmediate(flushAll);
+}
+
+function flushAll(): void {
+  flushing.push(...dirty);
+  dirty.length = 0;
+  for (const outlet of flushing) outlet.flush();
+  flushing.length = 0;
+}
+
+/** Bytes held by all connections that share it. */
+export interface ByteBudget {
+  usedBytes: number;
+}
+
+interface OutletParts {
+  readonly clock: Clock;
+  readonly budget: ByteBudget;
+  readonly maxUnsentBytes: number;
+  /** Runs whenever the socket took all it was given. */
+  readonly onSent: () => void;
+  /** Runs when `maxUnsentBytes` were passed while the socket takes nothing. */
+  readonly onOverflow: () => void;
+}
+
+/** The way out of a connection: frames are appended to `out`, and `touch` sees that they leave. */
+export class Outlet {
+  readonly out = new ByteBuffer();
+  /** When the socket was given what it has not yet passed on. */
+  busySinceMs = 0;
+  readonly #socket: Socket;
+  readonly #parts: OutletParts;
+  #scheduled = false;
+  #writesStarted = 0;
+  #writesFinished = 0;
+  #inFlight = 0;
+  #memory: Buffer | undefined;
+  #counted = 0;
+  #flushes = 0;
+
+  constructor(socket: Socket, parts: OutletParts) {
+    this.#socket = socket;
+    this.#parts = parts;
+  }
+
+  /** Framed and not yet with the operating system. */
+  get unsent(): number {
+    return this.out.length + this.#inFlight;
+  }
+
+  /** The socket still holds the last flush. */
+  get busy(): boolean {
+    return this.#inFlight > 0;
+  }
+
+  /** Changes whenever `out` was taken away to be sent. */
+  get flushes(): number {
+    return this.#flushes;
+  }
+
+  touch(): void {
+    if (this.#inFlight > 0) {
+      this.#count();
+      // Not at once: whoever is writing must not lose its stream in the middle of a call.
+      if (this.unsent > this.#parts.maxUnsentBytes) setImmediate(this.#parts.onOverflow);
+    } else if (!this.#scheduled) {
+      this.#scheduled = true;
+      flushSoon(this);
+    }
+  }
+
+  flush(): void {
+    this.#scheduled = false;
+    if (this.#inFlight > 0 || this.out.length === 0) return;
+    if (!this.#socket.writable) {
+      this.out.release();
+      return;
+    }
+    const { length } = this.out;
+    const memory = this.out.detach();
+    this.#memory = memory;
+    this.#inFlight = length;
+    this.#writesStarted += 1;
+    this.#flushes += 1;
+    this.#socket.write(memory.subarray(0, length), this.#onWritten);
+    // Usually the system took all at once, and the memory is free before the callback says so.
+    if (this.#socket.writableLength === 0) return this.#settle();
+    this.busySinceMs = this.#parts.clock.monotonicMs();
+    this.#count();
+  }
+
+  /** Sends what is left, then FIN. */
+  finish(): void {
+    this.flush();
+    if (this.#inFlight > 0 && this.out.length > 0) {
+      // Behind the write in flight; the socket keeps order.
+      this.#socket.write(Buffer.from(this.out.bytes.subarray(this.out.start, this.out.end)));
+      this.out.release();
+    }
+    this.#socket.end();
+  }
+
+  /** The socket is gone. */
+  discard(): void {
+    this.out.release();
+    this.#inFlight = 0;
+    this.#memory = undefined;
+    this.#count();
+  }
+
+  #settle(): void {
+    if (this.#memory) give(this.#memory);
+    this.#memory = undefined;
+    this.#inFlight = 0;
+    this.#count();
+    this.#parts.onSent();
+  }
+
+  readonly #onWritten = (): void => {
+    this.#writesFinished += 1;
+    if (this.#inFlight === 0 || this.#writesFinished < this.#writesStarted) return;
+    this.#settle();
+    this.flush();
+  };
+
+  #count(): void {
+    const held = this.#inFlight > 0 ? this.unsent : 0;
+    if (held === this.#counted) return;
+    this.#parts.budget.usedBytes += held - this.#counted;
+    this.#counted = held;
+  }
+}
