@@ -102,6 +102,8 @@ export class NativeModel {
   readonly #model: LlamaModel;
   readonly #bindings: Bindings;
   readonly addon: AddonModel;
+  /** The binding holds its contexts weakly and waits for them in `dispose`: one that was collected is never over. */
+  readonly #contexts: unknown[] = [];
 
   private constructor(llama: Llama, model: LlamaModel) {
     this.#llama = llama;
@@ -183,6 +185,7 @@ export class NativeModel {
       // A model with sliding windows forgets cells otherwise, and a prefix could not be used again.
       swaFullCache: true,
     });
+    this.#contexts.push(context);
     return boundContext(context);
   }
 
@@ -193,6 +196,7 @@ export class NativeModel {
       batchSize: contextTokens,
       threads: this.threadsFor(threads),
     });
+    this.#contexts.push(embedding);
     return boundContext(member(embedding, "_llamaContext"));
   }
 
@@ -208,6 +212,7 @@ export class NativeModel {
 
   async close(): Promise<void> {
     await this.#llama.dispose();
+    this.#contexts.length = 0;
   }
 }
 
