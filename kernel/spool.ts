@@ -1,10 +1,11 @@
-import { type FileHandle, mkdir, open, readFile, readdir, truncate, unlink } from "node:fs/promises";
+import { type FileHandle, open, readFile, readdir, truncate, unlink } from "node:fs/promises";
 import { join } from "node:path";
 import { invariant } from "#kernel/invariant.ts";
 import type { Logger } from "#kernel/log.ts";
 import { readRecords } from "#kernel/spool-reader.ts";
 import { type SpoolCursor, readCursor, syncDirectory, writeCursor } from "#kernel/spool-cursor.ts";
 import { encodeFrame, frameHeaderBytes, scanFrames, segmentName, segmentNumber } from "#kernel/spool-segment.ts";
+import { makeFolder } from "#kernel/make-folder.ts";
 
 export interface SpoolOptions {
   /** Made if missing; one process at a time. */
@@ -45,7 +46,7 @@ interface Segment {
 }
 
 export async function openSpool(options: SpoolOptions): Promise<Spool> {
-  await mkdir(options.dir, { recursive: true, mode: 0o700 });
+  await makeFolder(options.dir, 0o700);
   const spool = new DiskSpool(options);
   await spool.recover();
   return spool;

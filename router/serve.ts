@@ -1,4 +1,4 @@
-import { mkdir, readFile } from "node:fs/promises";
+import { readFile } from "node:fs/promises";
 import { hostname } from "node:os";
 import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
 import { startAdminServer } from "#kernel/admin-server.ts";
@@ -8,6 +8,7 @@ import { listenError } from "#kernel/listen-error.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
 import type { RunningService, ServiceParts, ServiceSettings } from "#kernel/run-service.ts";
 import { loadTls } from "#kernel/tls.ts";
+import { makeFolder } from "#kernel/make-folder.ts";
 import { authenticate } from "./admission/authenticate.ts";
 import { Limits } from "./admission/limits.ts";
 import { callMetrics } from "./call/call-metrics.ts";
@@ -32,7 +33,7 @@ export async function serveRouter(
   const tls = loadTls({ certPath: settings.tlsCert, keyPath: settings.tlsKey });
   const routerId = settings.routerId ?? `${hostname()}:${settings.port}`;
   const { stateDir, connectTimeoutMs } = settings;
-  await mkdir(stateDir, { recursive: true, mode: 0o700 });
+  await makeFolder(stateDir, 0o700);
 
   const client = createControlClient(settings);
   const usage = await openUsage({ client, routerId, stateDir, maxBytes: settings.usageMaxBytes, ...parts });

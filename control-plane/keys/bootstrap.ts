@@ -1,10 +1,11 @@
-import { mkdir, readFile, rename, rm, writeFile } from "node:fs/promises";
+import { readFile, rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { KeyRole } from "#gen/helixmesh/type/v1/type_pb.ts";
 import { parseApiKey, sameSecret } from "#kernel/api-key.ts";
 import type { Clock } from "#kernel/clock.ts";
 import type { Logger } from "#kernel/log.ts";
 import { newId } from "#kernel/random.ts";
+import { makeFolder } from "#kernel/make-folder.ts";
 import type { Sql, Transaction } from "../store/database.ts";
 import { ensureProject } from "../tenants/projects.ts";
 import { createKey, findKey, isUsable } from "./keys.ts";
@@ -33,7 +34,7 @@ export interface BootstrapOptions {
  * working key that nobody has.
  */
 export async function bootstrap({ sql, clock, logger, dir }: BootstrapOptions): Promise<void> {
-  await mkdir(dir, { recursive: true, mode: 0o700 });
+  await makeFolder(dir, 0o700);
   await sql.begin(async (transaction) => {
     await transaction`SELECT pg_advisory_xact_lock(${advisoryLock})`;
     const project = await ensureProject(transaction, clock, defaultProject);

@@ -1,10 +1,11 @@
 import { type ChildProcess, spawn } from "node:child_process";
-import { mkdir, rm, access, constants } from "node:fs/promises";
+import { rm, access, constants } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import postgres from "postgres";
 import type { Clock } from "#kernel/clock.ts";
 import type { Logger } from "#kernel/log.ts";
 import { type Supervised, supervise } from "#kernel/supervise.ts";
+import { makeFolder } from "#kernel/make-folder.ts";
 import { type Account, chooseAccount, isReachable, readPasswd } from "./embedded/account.ts";
 import { type PostgresBinaries, findBinaries } from "./embedded/binaries.ts";
 import { claim } from "./embedded/claim.ts";
@@ -205,7 +206,7 @@ function watchOver(child: ChildProcess, account: Account | undefined): void {
 
 async function makeStateFolder(dir: string): Promise<void> {
   try {
-    await mkdir(dir, { recursive: true, mode: 0o700 });
+    await makeFolder(dir, 0o700);
     await access(dir, constants.R_OK | constants.W_OK | constants.X_OK);
   } catch (error) {
     const why = error instanceof Error ? error.message : String(error);

@@ -1,8 +1,9 @@
-import { mkdir, readFile, rename, writeFile } from "node:fs/promises";
+import { readFile, rename, writeFile } from "node:fs/promises";
 import { dirname } from "node:path";
 import { fromJson, toJson } from "@bufbuild/protobuf";
 import { type DesiredReplica, DesiredReplicaSchema } from "#gen/helixmesh/node/v1/node_pb.ts";
 import type { Logger } from "#kernel/log.ts";
+import { makeFolder } from "#kernel/make-folder.ts";
 
 /** Who this node is, as the control plane said at its last registration. Holds secrets. */
 export interface Identity {
@@ -39,7 +40,7 @@ export class StateFile {
 
   /** Reads the file if there is one. One that cannot be understood is left alone and counts as none. */
   async load(): Promise<AgentState> {
-    await mkdir(dirname(this.#path), { recursive: true, mode: 0o700 });
+    await makeFolder(dirname(this.#path), 0o700);
     try {
       this.#state = parseState(await readFile(this.#path, "utf8"));
     } catch (error) {

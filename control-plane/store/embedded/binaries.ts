@@ -4,7 +4,6 @@ import {
   chmod,
   cp,
   lstat,
-  mkdir,
   mkdtemp,
   readFile,
   readdir,
@@ -17,6 +16,7 @@ import {
 import { createRequire } from "node:module";
 import { basename, dirname, join, relative } from "node:path";
 import type { Logger } from "#kernel/log.ts";
+import { makeFolder } from "#kernel/make-folder.ts";
 import { type Account, isReachable } from "./account.ts";
 
 export interface PostgresBinaries {
@@ -142,7 +142,7 @@ async function privateCopy(
   name: string,
   logger: Logger,
 ): Promise<string> {
-  await mkdir(dir, { recursive: true, mode: 0o755 });
+  await makeFolder(dir, 0o755);
   await assertOurs(dir);
   const copy = join(dir, name);
   for (let attempt = 1; ; attempt++) {
