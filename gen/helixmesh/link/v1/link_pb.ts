@@ -16,7 +16,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file helixmesh/link/v1/link.proto.
  */
 export const file_helixmesh_link_v1_link: GenFile = /*@__PURE__*/
-  fileDesc("ChxoZWxpeG1lc2gvbGluay92MS9saW5rLnByb3RvEhFoZWxpeG1lc2gubGluay52MSJ5Cg5Db25uZWN0UmVxdWVzdBIvCgVoZWxsbxgBIAEoCzIeLmhlbGl4bWVzaC5saW5rLnYxLlJvdXRlckhlbGxvSAASLQoFY2FsbHMYAiABKAsyHC5oZWxpeG1lc2gubGluay52MS5DYWxsQmF0Y2hIAEIHCgVmcmFtZSKpAQoPQ29ubmVjdFJlc3BvbnNlEi4KBWhlbGxvGAEgASgLMh0uaGVsaXhtZXNoLmxpbmsudjEuQWdlbnRIZWxsb0gAEiwKBHN0ZXAYAiABKAsyHC5oZWxpeG1lc2gubGluay52MS5TdGVwQmF0Y2hIABIvCgVkcmFpbhgDIAEoCzIeLmhlbGl4bWVzaC5saW5rLnYxLkRyYWluTm90aWNlSABCBwoFZnJhbWUiMgoLUm91dGVySGVsbG8SEAoIdmVyc2lvbnMYASADKA0SEQoJcm91dGVyX2lkGAIgASgJIn8KCkFnZW50SGVsbG8SDwoHdmVyc2lvbhgBIAEoDRIPCgdub2RlX2lkGAIgASgJEh0KFWhlYXJ0YmVhdF9pbnRlcnZhbF9tcxgDIAEoDRIwCghyZXBsaWNhcxgEIAMoCzIeLmhlbGl4bWVzaC5saW5rLnYxLlJlcGxpY2FJbmZvIo4BCgtSZXBsaWNhSW5mbxISCgpyZXBsaWNhX2lkGAEgASgJEi4KBXN0YXRlGAIgASgOMh8uaGVsaXhtZXNoLnR5cGUudjEuUmVwbGljYVN0YXRlEjsKDGNhcGFiaWxpdGllcxgDIAEoCzIlLmhlbGl4bWVzaC50eXBlLnYxLkVuZ2luZUNhcGFiaWxpdGllcyJKCglDYWxsQmF0Y2gSLAoGc3RhcnRzGAEgAygLMhwuaGVsaXhtZXNoLmxpbmsudjEuU3RhcnRDYWxsEg8KB2NhbmNlbHMYAiADKA0iyAEKCVN0YXJ0Q2FsbBIOCgZudW1iZXIYASABKA0SDwoHY2FsbF9pZBgCIAEoCRISCgpyZXBsaWNhX2lkGAMgASgJEikKBm1ldGhvZBgEIAEoDjIZLmhlbGl4bWVzaC5saW5rLnYxLk1ldGhvZBIPCgdyZXF1ZXN0GAUgASgMEhIKCnRpbWVvdXRfbXMYBiABKAQSEwoLdHJhY2VwYXJlbnQYByABKAkSDQoFbW9kZWwYCCABKAkSEgoKZGVwbG95bWVudBgJIAEoCSKaAQoJU3RlcEJhdGNoEiwKBmRlbHRhcxgBIAMoCzIcLmhlbGl4bWVzaC5saW5rLnYxLkNhbGxEZWx0YRItCgVsb2FkcxgCIAMoCzIeLmhlbGl4bWVzaC50eXBlLnYxLlJlcGxpY2FMb2FkEjAKCHJlcGxpY2FzGAMgAygLMh4uaGVsaXhtZXNoLmxpbmsudjEuUmVwbGljYUluZm8icgoJQ2FsbERlbHRhEg4KBm51bWJlchgBIAEoDRIRCglyZXNwb25zZXMYAiADKAwSJwoDZW5kGAMgASgLMhouaGVsaXhtZXNoLmxpbmsudjEuQ2FsbEVuZBIZChFjb21wbGV0aW9uX3Rva2VucxgEIAEoDSKNAQoHQ2FsbEVuZBIqCgZyZWFzb24YASABKA4yGi5oZWxpeG1lc2guZXJyb3IudjEuUmVhc29uEg8KB21lc3NhZ2UYAiABKAkSDQoFZmllbGQYAyABKAkSDQoFbGltaXQYBCABKAkSJwoFdXNhZ2UYBSABKAsyGC5oZWxpeG1lc2gudHlwZS52MS5Vc2FnZSIhCgtEcmFpbk5vdGljZRISCgp0aW1lb3V0X21zGAEgASgEKmAKBk1ldGhvZBIWChJNRVRIT0RfVU5TUEVDSUZJRUQQABITCg9NRVRIT0RfR0VORVJBVEUQARIQCgxNRVRIT0RfRU1CRUQQAhIXChNNRVRIT0RfQ09VTlRfVE9LRU5TEAMyYwoLTGlua1NlcnZpY2USVAoHQ29ubmVjdBIhLmhlbGl4bWVzaC5saW5rLnYxLkNvbm5lY3RSZXF1ZXN0GiIuaGVsaXhtZXNoLmxpbmsudjEuQ29ubmVjdFJlc3BvbnNlKAEwAWIGcHJvdG8z", [file_helixmesh_error_v1_error, file_helixmesh_type_v1_type]);
+  fileDesc("ChxoZWxpeG1lc2gvbGluay92MS9saW5rLnByb3RvEhFoZWxpeG1lc2gubGluay52MSJ5Cg5Db25uZWN0UmVxdWVzdBIvCgVoZWxsbxgBIAEoCzIeLmhlbGl4bWVzaC5saW5rLnYxLlJvdXRlckhlbGxvSAASLQoFY2FsbHMYAiABKAsyHC5oZWxpeG1lc2gubGluay52MS5DYWxsQmF0Y2hIAEIHCgVmcmFtZSKpAQoPQ29ubmVjdFJlc3BvbnNlEi4KBWhlbGxvGAEgASgLMh0uaGVsaXhtZXNoLmxpbmsudjEuQWdlbnRIZWxsb0gAEiwKBHN0ZXAYAiABKAsyHC5oZWxpeG1lc2gubGluay52MS5TdGVwQmF0Y2hIABIvCgVkcmFpbhgDIAEoCzIeLmhlbGl4bWVzaC5saW5rLnYxLkRyYWluTm90aWNlSABCBwoFZnJhbWUiMgoLUm91dGVySGVsbG8SEAoIdmVyc2lvbnMYASADKA0SEQoJcm91dGVyX2lkGAIgASgJIpsBCgpBZ2VudEhlbGxvEg8KB3ZlcnNpb24YASABKA0SDwoHbm9kZV9pZBgCIAEoCRIdChVoZWFydGJlYXRfaW50ZXJ2YWxfbXMYAyABKA0SMAoIcmVwbGljYXMYBCADKAsyHi5oZWxpeG1lc2gubGluay52MS5SZXBsaWNhSW5mbxIaChJwcmVmaXhfYmxvY2tfYnl0ZXMYBSABKA0ijgEKC1JlcGxpY2FJbmZvEhIKCnJlcGxpY2FfaWQYASABKAkSLgoFc3RhdGUYAiABKA4yHy5oZWxpeG1lc2gudHlwZS52MS5SZXBsaWNhU3RhdGUSOwoMY2FwYWJpbGl0aWVzGAMgASgLMiUuaGVsaXhtZXNoLnR5cGUudjEuRW5naW5lQ2FwYWJpbGl0aWVzImMKCUNhbGxCYXRjaBIsCgZzdGFydHMYASADKAsyHC5oZWxpeG1lc2gubGluay52MS5TdGFydENhbGwSDwoHY2FuY2VscxgCIAMoDRIXCg9yZXNlbmRfcHJlZml4ZXMYAyADKAki2QEKCVN0YXJ0Q2FsbBIOCgZudW1iZXIYASABKA0SDwoHY2FsbF9pZBgCIAEoCRISCgpyZXBsaWNhX2lkGAMgASgJEikKBm1ldGhvZBgEIAEoDjIZLmhlbGl4bWVzaC5saW5rLnYxLk1ldGhvZBIPCgdyZXF1ZXN0GAUgASgMEhIKCnRpbWVvdXRfbXMYBiABKAQSEwoLdHJhY2VwYXJlbnQYByABKAkSDQoFbW9kZWwYCCABKAkSEgoKZGVwbG95bWVudBgJIAEoCRIPCgdyZWxheWVkGAogAygMIs0BCglTdGVwQmF0Y2gSLAoGZGVsdGFzGAEgAygLMhwuaGVsaXhtZXNoLmxpbmsudjEuQ2FsbERlbHRhEi0KBWxvYWRzGAIgAygLMh4uaGVsaXhtZXNoLnR5cGUudjEuUmVwbGljYUxvYWQSMAoIcmVwbGljYXMYAyADKAsyHi5oZWxpeG1lc2gubGluay52MS5SZXBsaWNhSW5mbxIxCghwcmVmaXhlcxgEIAMoCzIfLmhlbGl4bWVzaC5saW5rLnYxLlByZWZpeERpZ2VzdCJmCgxQcmVmaXhEaWdlc3QSEgoKcmVwbGljYV9pZBgBIAEoCRIQCghzZXF1ZW5jZRgCIAEoBBIQCghzbmFwc2hvdBgDIAEoCBINCgVhZGRlZBgEIAMoBxIPCgdyZW1vdmVkGAUgAygHInIKCUNhbGxEZWx0YRIOCgZudW1iZXIYASABKA0SEQoJcmVzcG9uc2VzGAIgAygMEicKA2VuZBgDIAEoCzIaLmhlbGl4bWVzaC5saW5rLnYxLkNhbGxFbmQSGQoRY29tcGxldGlvbl90b2tlbnMYBCABKA0ijQEKB0NhbGxFbmQSKgoGcmVhc29uGAEgASgOMhouaGVsaXhtZXNoLmVycm9yLnYxLlJlYXNvbhIPCgdtZXNzYWdlGAIgASgJEg0KBWZpZWxkGAMgASgJEg0KBWxpbWl0GAQgASgJEicKBXVzYWdlGAUgASgLMhguaGVsaXhtZXNoLnR5cGUudjEuVXNhZ2UiIQoLRHJhaW5Ob3RpY2USEgoKdGltZW91dF9tcxgBIAEoBCpgCgZNZXRob2QSFgoSTUVUSE9EX1VOU1BFQ0lGSUVEEAASEwoPTUVUSE9EX0dFTkVSQVRFEAESEAoMTUVUSE9EX0VNQkVEEAISFwoTTUVUSE9EX0NPVU5UX1RPS0VOUxADMmMKC0xpbmtTZXJ2aWNlElQKB0Nvbm5lY3QSIS5oZWxpeG1lc2gubGluay52MS5Db25uZWN0UmVxdWVzdBoiLmhlbGl4bWVzaC5saW5rLnYxLkNvbm5lY3RSZXNwb25zZSgBMAFiBnByb3RvMw", [file_helixmesh_error_v1_error, file_helixmesh_type_v1_type]);
 
 /**
  * ConnectRequest is one message of the router.
@@ -161,6 +161,13 @@ export type AgentHello = Message<"helixmesh.link.v1.AgentHello"> & {
    * @generated from field: repeated helixmesh.link.v1.ReplicaInfo replicas = 4;
    */
   replicas: ReplicaInfo[];
+
+  /**
+   * Bytes of canonical prompt that one prefix block covers; 0 when the agent sends no prefix digests.
+   *
+   * @generated from field: uint32 prefix_block_bytes = 5;
+   */
+  prefixBlockBytes: number;
 };
 
 /**
@@ -224,6 +231,13 @@ export type CallBatch = Message<"helixmesh.link.v1.CallBatch"> & {
    * @generated from field: repeated uint32 cancels = 2;
    */
   cancels: number[];
+
+  /**
+   * Replicas whose prefix digest the router lost track of (a gap in the sequence); the agent answers with snapshots.
+   *
+   * @generated from field: repeated string resend_prefixes = 3;
+   */
+  resendPrefixes: string[];
 };
 
 /**
@@ -301,6 +315,15 @@ export type StartCall = Message<"helixmesh.link.v1.StartCall"> & {
    * @generated from field: string deployment = 9;
    */
   deployment: string;
+
+  /**
+   * Responses of this call that the client has already, in order, as an earlier replica encoded them: the replica
+   * goes on right behind them, repeats none, and counts usage as if it had made all of them itself, except that
+   * completion_tokens of CallDelta counts what this replica generated. Only for METHOD_GENERATE; empty for a new call.
+   *
+   * @generated from field: repeated bytes relayed = 10;
+   */
+  relayed: Uint8Array[];
 };
 
 /**
@@ -336,6 +359,13 @@ export type StepBatch = Message<"helixmesh.link.v1.StepBatch"> & {
    * @generated from field: repeated helixmesh.link.v1.ReplicaInfo replicas = 3;
    */
   replicas: ReplicaInfo[];
+
+  /**
+   * Replicas whose KV cache holds other prompt prefixes than before.
+   *
+   * @generated from field: repeated helixmesh.link.v1.PrefixDigest prefixes = 4;
+   */
+  prefixes: PrefixDigest[];
 };
 
 /**
@@ -344,6 +374,59 @@ export type StepBatch = Message<"helixmesh.link.v1.StepBatch"> & {
  */
 export const StepBatchSchema: GenMessage<StepBatch> = /*@__PURE__*/
   messageDesc(file_helixmesh_link_v1_link, 7);
+
+/**
+ * PrefixDigest says which prompt prefixes a replica's engine holds. A prompt is written in canonical form (see
+ * kernel/prompt-blocks.ts, which both sides use), cut into blocks of prefix_block_bytes, and each block hashed together
+ * with the hash of the block before it; so one hash stands for a whole prefix. Hashes have 32 bits: a wrong match costs
+ * a worse pick, never a wrong answer.
+ *
+ * @generated from message helixmesh.link.v1.PrefixDigest
+ */
+export type PrefixDigest = Message<"helixmesh.link.v1.PrefixDigest"> & {
+  /**
+   * Which replica.
+   *
+   * @generated from field: string replica_id = 1;
+   */
+  replicaId: string;
+
+  /**
+   * Counts the digests of this replica on this stream, from 1. After a gap the router forgets what it knew and asks
+   * for a snapshot (CallBatch.resend_prefixes).
+   *
+   * @generated from field: uint64 sequence = 2;
+   */
+  sequence: bigint;
+
+  /**
+   * The digest replaces all before it; else it changes them.
+   *
+   * @generated from field: bool snapshot = 3;
+   */
+  snapshot: boolean;
+
+  /**
+   * Prefixes that are held now.
+   *
+   * @generated from field: repeated fixed32 added = 4;
+   */
+  added: number[];
+
+  /**
+   * Prefixes that are held no longer.
+   *
+   * @generated from field: repeated fixed32 removed = 5;
+   */
+  removed: number[];
+};
+
+/**
+ * Describes the message helixmesh.link.v1.PrefixDigest.
+ * Use `create(PrefixDigestSchema)` to create a new message.
+ */
+export const PrefixDigestSchema: GenMessage<PrefixDigest> = /*@__PURE__*/
+  messageDesc(file_helixmesh_link_v1_link, 8);
 
 /**
  * CallDelta is news of one call.
@@ -386,7 +469,7 @@ export type CallDelta = Message<"helixmesh.link.v1.CallDelta"> & {
  * Use `create(CallDeltaSchema)` to create a new message.
  */
 export const CallDeltaSchema: GenMessage<CallDelta> = /*@__PURE__*/
-  messageDesc(file_helixmesh_link_v1_link, 8);
+  messageDesc(file_helixmesh_link_v1_link, 9);
 
 /**
  * CallEnd says how a call ended.
@@ -435,7 +518,7 @@ export type CallEnd = Message<"helixmesh.link.v1.CallEnd"> & {
  * Use `create(CallEndSchema)` to create a new message.
  */
 export const CallEndSchema: GenMessage<CallEnd> = /*@__PURE__*/
-  messageDesc(file_helixmesh_link_v1_link, 9);
+  messageDesc(file_helixmesh_link_v1_link, 10);
 
 /**
  * DrainNotice says that the agent takes no new calls and ends the stream when the last one finished.
@@ -456,7 +539,7 @@ export type DrainNotice = Message<"helixmesh.link.v1.DrainNotice"> & {
  * Use `create(DrainNoticeSchema)` to create a new message.
  */
 export const DrainNoticeSchema: GenMessage<DrainNotice> = /*@__PURE__*/
-  messageDesc(file_helixmesh_link_v1_link, 10);
+  messageDesc(file_helixmesh_link_v1_link, 11);
 
 /**
  * Method says which request a StartCall carries.

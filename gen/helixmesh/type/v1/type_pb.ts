@@ -14,7 +14,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file helixmesh/type/v1/type.proto.
  */
 export const file_helixmesh_type_v1_type: GenFile = /*@__PURE__*/
-  fileDesc("ChxoZWxpeG1lc2gvdHlwZS92MS90eXBlLnByb3RvEhFoZWxpeG1lc2gudHlwZS52MSJQCgVVc2FnZRIVCg1wcm9tcHRfdG9rZW5zGAEgASgNEhUKDWNhY2hlZF90b2tlbnMYAiABKA0SGQoRY29tcGxldGlvbl90b2tlbnMYAyABKA0iwAMKC1VzYWdlUmVjb3JkEg8KB2NhbGxfaWQYASABKAkSDgoGa2V5X2lkGAIgASgJEhIKCnByb2plY3RfaWQYAyABKAkSDQoFbW9kZWwYBCABKAkSEgoKZGVwbG95bWVudBgFIAEoCRIPCgdub2RlX2lkGAYgASgJEgwKBGRvb3IYByABKAkSKwoHb3V0Y29tZRgIIAEoDjIaLmhlbGl4bWVzaC50eXBlLnYxLk91dGNvbWUSKgoGcmVhc29uGAkgASgOMhouaGVsaXhtZXNoLmVycm9yLnYxLlJlYXNvbhInCgV1c2FnZRgKIAEoCzIYLmhlbGl4bWVzaC50eXBlLnYxLlVzYWdlEhUKDXN0YXJ0ZWRfYXRfbXMYCyABKAQSEwoLZHVyYXRpb25fbXMYDCABKAQSDwoHdHRmdF9tcxgNIAEoBBI6CgZsYWJlbHMYDiADKAsyKi5oZWxpeG1lc2gudHlwZS52MS5Vc2FnZVJlY29yZC5MYWJlbHNFbnRyeRIQCghhdHRlbXB0cxgPIAEoDRotCgtMYWJlbHNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIu8BChJFbmdpbmVDYXBhYmlsaXRpZXMSEAoIZ2VuZXJhdGUYASABKAgSDQoFZW1iZWQYAiABKAgSDwoHZ3JhbW1hchgDIAEoCBIQCghsb2dwcm9icxgEIAEoCBIMCgRjaGF0GAUgASgIEg0KBXRvb2xzGAYgASgIEgwKBHNlZWQYByABKAgSGAoQc2VlZF9ieV9wb3NpdGlvbhgIIAEoCBIWCg5jb250ZXh0X3Rva2VucxgJIAEoDRIaChJwYXJhbGxlbF9zZXF1ZW5jZXMYCiABKA0SHAoUZW1iZWRkaW5nX2RpbWVuc2lvbnMYCyABKA0ixwEKC1JlcGxpY2FMb2FkEhIKCnJlcGxpY2FfaWQYASABKAkSDwoHcnVubmluZxgCIAEoDRIOCgZxdWV1ZWQYAyABKA0SFgoOa3ZfdXNlZF90b2tlbnMYBCABKAQSFwoPa3ZfdG90YWxfdG9rZW5zGAUgASgEEhQKDHN0ZXBfdGltZV91cxgGIAEoDRIcChRwcmVmaWxsX3Rva2Vuc19wZXJfcxgHIAEoDRIeChZwcmVmaWxsX2JhY2tsb2dfdG9rZW5zGAggASgEKlkKCkVuZ2luZUtpbmQSGwoXRU5HSU5FX0tJTkRfVU5TUEVDSUZJRUQQABIZChVFTkdJTkVfS0lORF9MTEFNQV9DUFAQARITCg9FTkdJTkVfS0lORF9TSU0QAiroAQoMUmVwbGljYVN0YXRlEh0KGVJFUExJQ0FfU1RBVEVfVU5TUEVDSUZJRUQQABIYChRSRVBMSUNBX1NUQVRFX0FCU0VOVBABEhoKFlJFUExJQ0FfU1RBVEVfRkVUQ0hJTkcQAhIZChVSRVBMSUNBX1NUQVRFX0xPQURJTkcQAxIZChVSRVBMSUNBX1NUQVRFX1dBUk1JTkcQBBIXChNSRVBMSUNBX1NUQVRFX1JFQURZEAUSGgoWUkVQTElDQV9TVEFURV9EUkFJTklORxAGEhgKFFJFUExJQ0FfU1RBVEVfRkFJTEVEEAcqegoHS2V5Um9sZRIYChRLRVlfUk9MRV9VTlNQRUNJRklFRBAAEhYKEktFWV9ST0xFX0lORkVSRU5DRRABEhUKEUtFWV9ST0xFX09QRVJBVE9SEAISEwoPS0VZX1JPTEVfUk9VVEVSEAMSEQoNS0VZX1JPTEVfTk9ERRAEKmQKB091dGNvbWUSFwoTT1VUQ09NRV9VTlNQRUNJRklFRBAAEhUKEU9VVENPTUVfQ09NUExFVEVEEAESFQoRT1VUQ09NRV9DQU5DRUxMRUQQAhISCg5PVVRDT01FX0ZBSUxFRBADYgZwcm90bzM", [file_helixmesh_error_v1_error]);
+  fileDesc("ChxoZWxpeG1lc2gvdHlwZS92MS90eXBlLnByb3RvEhFoZWxpeG1lc2gudHlwZS52MSJQCgVVc2FnZRIVCg1wcm9tcHRfdG9rZW5zGAEgASgNEhUKDWNhY2hlZF90b2tlbnMYAiABKA0SGQoRY29tcGxldGlvbl90b2tlbnMYAyABKA0iwAMKC1VzYWdlUmVjb3JkEg8KB2NhbGxfaWQYASABKAkSDgoGa2V5X2lkGAIgASgJEhIKCnByb2plY3RfaWQYAyABKAkSDQoFbW9kZWwYBCABKAkSEgoKZGVwbG95bWVudBgFIAEoCRIPCgdub2RlX2lkGAYgASgJEgwKBGRvb3IYByABKAkSKwoHb3V0Y29tZRgIIAEoDjIaLmhlbGl4bWVzaC50eXBlLnYxLk91dGNvbWUSKgoGcmVhc29uGAkgASgOMhouaGVsaXhtZXNoLmVycm9yLnYxLlJlYXNvbhInCgV1c2FnZRgKIAEoCzIYLmhlbGl4bWVzaC50eXBlLnYxLlVzYWdlEhUKDXN0YXJ0ZWRfYXRfbXMYCyABKAQSEwoLZHVyYXRpb25fbXMYDCABKAQSDwoHdHRmdF9tcxgNIAEoBBI6CgZsYWJlbHMYDiADKAsyKi5oZWxpeG1lc2gudHlwZS52MS5Vc2FnZVJlY29yZC5MYWJlbHNFbnRyeRIQCghhdHRlbXB0cxgPIAEoDRotCgtMYWJlbHNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIu8BChJFbmdpbmVDYXBhYmlsaXRpZXMSEAoIZ2VuZXJhdGUYASABKAgSDQoFZW1iZWQYAiABKAgSDwoHZ3JhbW1hchgDIAEoCBIQCghsb2dwcm9icxgEIAEoCBIMCgRjaGF0GAUgASgIEg0KBXRvb2xzGAYgASgIEgwKBHNlZWQYByABKAgSGAoQc2VlZF9ieV9wb3NpdGlvbhgIIAEoCBIWCg5jb250ZXh0X3Rva2VucxgJIAEoDRIaChJwYXJhbGxlbF9zZXF1ZW5jZXMYCiABKA0SHAoUZW1iZWRkaW5nX2RpbWVuc2lvbnMYCyABKA0ixwEKC1JlcGxpY2FMb2FkEhIKCnJlcGxpY2FfaWQYASABKAkSDwoHcnVubmluZxgCIAEoDRIOCgZxdWV1ZWQYAyABKA0SFgoOa3ZfdXNlZF90b2tlbnMYBCABKAQSFwoPa3ZfdG90YWxfdG9rZW5zGAUgASgEEhQKDHN0ZXBfdGltZV91cxgGIAEoDRIcChRwcmVmaWxsX3Rva2Vuc19wZXJfcxgHIAEoDRIeChZwcmVmaWxsX2JhY2tsb2dfdG9rZW5zGAggASgEIqMBChFEZXBsb3ltZW50Um91dGluZxIOCgZwb2xpY3kYASABKAkSDgoGd2VpZ2h0GAIgASgNEg4KBmNhbmFyeRgDIAEoCRIWCg5zaGFkb3dfcGVyY2VudBgEIAEoDRIWCg5oZWRnZV9hZnRlcl9tcxgFIAEoDRIVCg1oZWRnZV9wZXJjZW50GAYgASgNEhcKD2ZhbGxiYWNrX21vZGVscxgHIAMoCSpZCgpFbmdpbmVLaW5kEhsKF0VOR0lORV9LSU5EX1VOU1BFQ0lGSUVEEAASGQoVRU5HSU5FX0tJTkRfTExBTUFfQ1BQEAESEwoPRU5HSU5FX0tJTkRfU0lNEAIq6AEKDFJlcGxpY2FTdGF0ZRIdChlSRVBMSUNBX1NUQVRFX1VOU1BFQ0lGSUVEEAASGAoUUkVQTElDQV9TVEFURV9BQlNFTlQQARIaChZSRVBMSUNBX1NUQVRFX0ZFVENISU5HEAISGQoVUkVQTElDQV9TVEFURV9MT0FESU5HEAMSGQoVUkVQTElDQV9TVEFURV9XQVJNSU5HEAQSFwoTUkVQTElDQV9TVEFURV9SRUFEWRAFEhoKFlJFUExJQ0FfU1RBVEVfRFJBSU5JTkcQBhIYChRSRVBMSUNBX1NUQVRFX0ZBSUxFRBAHKnoKB0tleVJvbGUSGAoUS0VZX1JPTEVfVU5TUEVDSUZJRUQQABIWChJLRVlfUk9MRV9JTkZFUkVOQ0UQARIVChFLRVlfUk9MRV9PUEVSQVRPUhACEhMKD0tFWV9ST0xFX1JPVVRFUhADEhEKDUtFWV9ST0xFX05PREUQBCpkCgdPdXRjb21lEhcKE09VVENPTUVfVU5TUEVDSUZJRUQQABIVChFPVVRDT01FX0NPTVBMRVRFRBABEhUKEU9VVENPTUVfQ0FOQ0VMTEVEEAISEgoOT1VUQ09NRV9GQUlMRUQQA2IGcHJvdG8z", [file_helixmesh_error_v1_error]);
 
 /**
  * Usage counts tokens.
@@ -331,6 +331,74 @@ export type ReplicaLoad = Message<"helixmesh.type.v1.ReplicaLoad"> & {
  */
 export const ReplicaLoadSchema: GenMessage<ReplicaLoad> = /*@__PURE__*/
   messageDesc(file_helixmesh_type_v1_type, 3);
+
+/**
+ * DeploymentRouting says how routers share a model's calls among its deployments, and how each is served.
+ *
+ * @generated from message helixmesh.type.v1.DeploymentRouting
+ */
+export type DeploymentRouting = Message<"helixmesh.type.v1.DeploymentRouting"> & {
+  /**
+   * The policy that picks a replica: "predicted-ttft", "prefix-affinity", "least-loaded", "power-of-two",
+   * "round-robin", "random" or "consistent-hash"; empty means the router's default.
+   *
+   * @generated from field: string policy = 1;
+   */
+  policy: string;
+
+  /**
+   * Share of the model's calls, relative to the weights of its other deployments; 0 to 1,000. When all are 0 they
+   * share alike.
+   *
+   * @generated from field: uint32 weight = 2;
+   */
+  weight: number;
+
+  /**
+   * Calls with this value in the header x-helixmesh-canary come here, whatever the weights; empty means none do. A
+   * deployment with a canary value and weight 0 gets no other calls.
+   *
+   * @generated from field: string canary = 3;
+   */
+  canary: string;
+
+  /**
+   * Per cent of the calls to the model's other deployments that are copied here, 0 to 100; nobody gets the copies'
+   * answers, and they are recorded with the label "shadow". A deployment with it gets no calls of its own.
+   *
+   * @generated from field: uint32 shadow_percent = 4;
+   */
+  shadowPercent: number;
+
+  /**
+   * Milliseconds without a first token after which a second replica is asked too, and the slower one cancelled; 0
+   * means never.
+   *
+   * @generated from field: uint32 hedge_after_ms = 5;
+   */
+  hedgeAfterMs: number;
+
+  /**
+   * Most hedges per 100 calls; 0 means 5.
+   *
+   * @generated from field: uint32 hedge_percent = 6;
+   */
+  hedgePercent: number;
+
+  /**
+   * Models that are asked in this order when no replica of this model can take a call; at most 8.
+   *
+   * @generated from field: repeated string fallback_models = 7;
+   */
+  fallbackModels: string[];
+};
+
+/**
+ * Describes the message helixmesh.type.v1.DeploymentRouting.
+ * Use `create(DeploymentRoutingSchema)` to create a new message.
+ */
+export const DeploymentRoutingSchema: GenMessage<DeploymentRouting> = /*@__PURE__*/
+  messageDesc(file_helixmesh_type_v1_type, 4);
 
 /**
  * EngineKind says what runs a model's weights.
