@@ -37,7 +37,15 @@ async function start(maxBytes = 10_000_000): Promise<{ shipper: UsageShipper; sp
     shipped.push(records.map((record) => record.callId));
   };
   const random = seededRandom(1);
-  const shipper = startUsageShipper({ spool, ship, clock, random, logger: silentLogger, metrics });
+  const shipper = startUsageShipper({
+    lingerMs: 100,
+    spool,
+    ship,
+    clock,
+    random,
+    logger: silentLogger,
+    metrics,
+  });
   cleanups.push(
     () => spool.close(),
     () => shipper.close(),

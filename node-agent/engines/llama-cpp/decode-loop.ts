@@ -5,6 +5,7 @@ import type { EngineLoad } from "../engine.ts";
 import { toWireError, type WireEvent } from "./messages.ts";
 import type { Plan } from "./plan.ts";
 import { Lane, Sequence, type SequenceParts } from "./sequence.ts";
+import { StepOutlet } from "./step-outlet.ts";
 
 export interface DecodeLoopOptions extends SequenceParts {
   readonly parallelSequences: number;
@@ -13,7 +14,7 @@ export interface DecodeLoopOptions extends SequenceParts {
   /** Whether the binding does what it is told in order, one thing at a time: then draws are queued behind their decode. */
   readonly inOrder: boolean;
   readonly clock: Clock;
-  /** All that one decode step brought, in one call. */
+  /** All that one decode step brought, or several short ones, in one call. */
   onStep(events: readonly WireEvent[], load: EngineLoad): void;
   /** The context is broken; nothing more can be decoded. */
   onBroken(error: unknown): void;
@@ -48,13 +49,14 @@ export class DecodeLoop {
   readonly #lanes: Lane[];
   /** By priority, then by arrival. */
   readonly #waiting: Waiting[] = [];
-  readonly #events: WireEvent[] = [];
+  readonly #outlet: StepOutlet;
   #stepTimeUs = 0;
   #prefillRate = 0;
   #running = false;
 
   constructor(options: DecodeLoopOptions) {
     this.#options = options;
+    this.#outlet = new StepOutlet(options.clock, (events) => options.onStep(events, this.#load()));
     this.#lanes = Array.from(
       { length: options.parallelSequences },
       (_, index) => new Lane(index, options.contextTokens),
@@ -69,7 +71,7 @@ export class DecodeLoop {
 
   /** For what ends before it begins. */
   refuse(id: number, error: MeshError): void {
-    this.#events.push({ kind: "failed", id, error: toWireError(error), completionTokens: 0 });
+    this.#outlet.push({ kind: "failed", id, error: toWireError(error), completionTokens: 0 });
     this.#start();
   }
 
@@ -100,14 +102,14 @@ export class DecodeLoop {
       if (!busy) break;
       await this.#step();
     }
-    this.#flush();
+    this.#outlet.flush();
     this.#running = false;
   }
 
   #endCancelled(): void {
     for (const { sequence } of this.#lanes) {
       if (!sequence?.cancelled) continue;
-      this.#events.push(sequence.failed(cancelled()));
+      this.#outlet.push(sequence.failed(cancelled()));
       sequence.dispose();
     }
   }
@@ -132,8 +134,8 @@ export class DecodeLoop {
       best.length = promptTokens.length;
       best.evaluated = cachedTokens;
       best.sequence = new Sequence(next.id, next.plan, best, this.#options);
-      this.#events.push({ kind: "started", id: next.id, promptTokens: promptTokens.length, cachedTokens });
-      if (next.plan.echo !== "") this.#events.push({ kind: "tokens", id: next.id, text: next.plan.echo, tokenIds: [] });
+      this.#outlet.push({ kind: "started", id: next.id, promptTokens: promptTokens.length, cachedTokens });
+      if (next.plan.echo !== "") this.#outlet.push({ kind: "tokens", id: next.id, text: next.plan.echo, tokenIds: [] });
     }
   }
 
@@ -167,13 +169,13 @@ export class DecodeLoop {
       });
     const queued = inOrder ? draw() : undefined;
     // What the step before brought travels while the next one computes.
-    this.#flush();
+    this.#outlet.stepEnded();
     await decoded;
     const decodedMs = clock.monotonicMs();
     for (const { lane, count } of batch) lane.evaluated += count;
     const outcomes = await Promise.all(queued ?? draw());
     for (const { sequence, events, ended } of outcomes) {
-      this.#events.push(...events);
+      for (const event of events) this.#outlet.push(event);
       if (ended) sequence.dispose();
     }
     if (prefillTokens > 0) {
@@ -201,11 +203,6 @@ export class DecodeLoop {
       prefillTokens += count;
     }
     return { batch, prefillTokens, tokens: batch.reduce((sum, part) => sum + part.count, 0) };
-  }
-
-  #flush(): void {
-    const events = this.#events.splice(0);
-    if (events.length > 0) this.#options.onStep(events, this.#load());
   }
 
   #load(): EngineLoad {

@@ -23,7 +23,7 @@ export type FromWorker =
   /** EngineCapabilities as protobuf bytes. */
   | { readonly kind: "loaded"; readonly capabilities: Uint8Array }
   | { readonly kind: "refused-load"; readonly error: WireError }
-  /** One decode step for all sequences. */
+  /** One decode step for all sequences, or several short ones. */
   | { readonly kind: "step"; readonly events: readonly WireEvent[]; readonly load: EngineLoad }
   | { readonly kind: "answer"; readonly id: number; readonly response: Uint8Array }
   | { readonly kind: "refused"; readonly id: number; readonly error: WireError }
