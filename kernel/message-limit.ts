@@ -67,7 +67,7 @@ function join(parts: readonly Uint8Array[]): Uint8Array {
   return parts.length === 1 && only ? only : Buffer.concat(parts);
 }
 
-function endsEarly(what: string): MeshError {
+export function endsEarly(what: string): MeshError {
   return new MeshError(Reason.INVALID_REQUEST, `The request body ends too early: ${what}. Send whole messages.`);
 }
 

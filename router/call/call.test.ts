@@ -109,6 +109,12 @@ function begin(options: { ready?: string[]; settings?: Partial<CallSettings>; ti
   return { clock, links, settlements, leaving, permits, call, ask };
 }
 
+/** One step's news of a call. */
+function send({ events }: { readonly events: LinkCallEvents }, responses: readonly Uint8Array[], tokens: number): void {
+  for (const response of responses) events.onResponse(response, 0, response.length);
+  if (tokens > 0) events.onTokens(tokens);
+}
+
 function never(): never {
   throw new Error("the test expected one");
 }
@@ -140,10 +146,10 @@ describe("a call", () => {
   test("relays what the agent sends and is settled once with its count and times", async () => {
     const { clock, settlements, permits, call, ask } = begin({ ready: ["r1"] });
     clock.advance(100);
-    ask(0).events.onResponses([started], 0);
-    ask(0).events.onResponses([delta], 1);
+    send(ask(0), [started], 0);
+    send(ask(0), [delta], 1);
     clock.advance(50);
-    ask(0).events.onResponses([delta, delta], 2);
+    send(ask(0), [delta, delta], 2);
     ask(0).events.onEnd(end(Reason.UNSPECIFIED, 3));
     expect(await drain(call)).toEqual([started, delta, delta, delta]);
     expect(permits.released).toBe(1);
@@ -166,10 +172,10 @@ describe("a call", () => {
     "goes elsewhere before the first token for reason %i, and sends Started once",
     async (reason) => {
       const { settlements, call, ask } = begin({ ready: ["r1", "r2"] });
-      ask(0).events.onResponses([started], 0);
+      send(ask(0), [started], 0);
       ask(0).events.onEnd(end(reason));
       expect(ask(1).start.replicaId).toBe("r2");
-      ask(1).events.onResponses([started, delta], 1);
+      send(ask(1), [started, delta], 1);
       ask(1).events.onEnd(end(Reason.UNSPECIFIED, 1));
       expect(await drain(call)).toEqual([started, delta]);
       expect(settlements).toMatchObject([{ outcome: Outcome.COMPLETED, nodeId: "n-r2", attempts: 2 }]);
@@ -189,7 +195,7 @@ describe("a call", () => {
 
   test("does not go elsewhere after output has reached the client", async () => {
     const { links, call, ask } = begin({ ready: ["r1", "r2"] });
-    ask(0).events.onResponses([started, delta], 1);
+    send(ask(0), [started, delta], 1);
     ask(0).events.onEnd(end(Reason.NODE_LOST));
     await expect(drain(call)).rejects.toEqual(failure(Reason.NODE_LOST));
     expect(links.starts).toHaveLength(1);
@@ -247,7 +253,7 @@ describe("a call", () => {
 
   test("ends at the client's deadline, cancels the agent and counts what it had generated", async () => {
     const { clock, call, ask, settlements, permits } = begin({ ready: ["r1"], timeoutMs: 500 });
-    ask(0).events.onResponses([started, delta], 1);
+    send(ask(0), [started, delta], 1);
     clock.advance(500);
     await expect(drain(call)).rejects.toEqual(failure(Reason.DEADLINE_EXCEEDED));
     expect(ask(0).cancelled).toBe(true);
@@ -294,14 +300,14 @@ describe("a call", () => {
 
   test("whose client leaves is settled with the agent's count, or after a grace with its own", () => {
     const answered = begin({ ready: ["r1"] });
-    answered.ask(0).events.onResponses([started, delta], 1);
+    send(answered.ask(0), [started, delta], 1);
     answered.leaving.abort();
     expect(answered.ask(0).cancelled).toBe(true);
     answered.ask(0).events.onEnd(end(Reason.CANCELLED, 2));
     expect(answered.settlements).toMatchObject([{ outcome: Outcome.CANCELLED, completionTokens: 2 }]);
 
     const silent = begin({ ready: ["r1"] });
-    silent.ask(0).events.onResponses([started, delta], 1);
+    send(silent.ask(0), [started, delta], 1);
     silent.leaving.abort();
     silent.clock.advance(1_000);
     silent.ask(0).events.onEnd(end(Reason.CANCELLED, 2));
@@ -311,7 +317,7 @@ describe("a call", () => {
 
   test("whose consumer stops reading early is cancelled", async () => {
     const { call, ask } = begin({ ready: ["r1"] });
-    ask(0).events.onResponses([started], 0);
+    send(ask(0), [started], 0);
     await call.outbox.next();
     await call.outbox.return();
     expect(ask(0).cancelled).toBe(true);
@@ -319,7 +325,7 @@ describe("a call", () => {
 
   test("is cut when its client leaves more unread than the bound", async () => {
     const { call, ask, settlements } = begin({ ready: ["r1"], settings: { maxBufferedBytes: 3 * delta.length } });
-    for (let step = 0; step < 4; step++) ask(0).events.onResponses([delta], 1);
+    for (let step = 0; step < 4; step++) send(ask(0), [delta], 1);
     expect(ask(0).cancelled).toBe(true);
     await expect(drain(call)).rejects.toEqual(failure(Reason.RATE_LIMITED));
     ask(0).events.onEnd(end(Reason.CANCELLED, 4));

@@ -222,9 +222,11 @@ export class Call {
       traceparent: span.traceparent,
       model,
       deployment: candidate.deployment,
+      relayed: [],
     };
     const link = pool.start(candidate.nodeId, start, {
-      onResponses: (responses, tokens) => this.#onResponses(responses, tokens),
+      onResponse: (bytes, from, to) => this.#onResponse(bytes.slice(from, to)),
+      onTokens: (count) => this.#onTokens(count),
       onEnd: (end) => this.#onEnd(end, candidate),
     });
     // It was ready a moment ago in this same turn, so this cannot be; if it is, waiting is right.
@@ -234,24 +236,20 @@ export class Call {
     this.#state = { kind: "dispatched", attempt: { candidate, link } };
   }
 
-  #onResponses(responses: readonly Uint8Array[], tokens: number): void {
-    this.#completionTokens += tokens;
+  #onResponse(response: Uint8Array): void {
     const state = this.#state;
     if (state.kind !== "dispatched" && state.kind !== "started" && state.kind !== "relaying") return;
     const { attempt } = state;
-    for (const response of responses) {
-      if (this.#spec.method === Method.GENERATE && response[0] === startedTag) {
-        this.#state = { kind: "started", attempt };
-        this.#readStarted(response);
-        // After a retry the client has its Started already.
-        if (this.#startedSent) continue;
-        this.#startedSent = true;
-      } else if (this.#state.kind !== "relaying") {
-        this.#state = { kind: "relaying", attempt };
-      }
-      if (!this.outbox.push(response)) return this.#cutSlowClient();
+    if (this.#spec.method === Method.GENERATE && response[0] === startedTag) {
+      this.#state = { kind: "started", attempt };
+      this.#readStarted(response);
+      // After a retry the client has its Started already.
+      if (this.#startedSent) return;
+      this.#startedSent = true;
+    } else if (state.kind !== "relaying") {
+      this.#state = { kind: "relaying", attempt };
     }
-    if (tokens > 0) this.#countStep(tokens);
+    if (!this.outbox.push(response)) this.#cutSlowClient();
   }
 
   #readStarted(response: Uint8Array): void {
@@ -261,7 +259,9 @@ export class Call {
     this.#cachedTokens = event.value.cachedTokens;
   }
 
-  #countStep(tokens: number): void {
+  #onTokens(tokens: number): void {
+    this.#completionTokens += tokens;
+    if (this.#state.kind !== "started" && this.#state.kind !== "relaying") return;
     const nowMs = this.#parts.clock.monotonicMs();
     if (this.#firstTokenMs === undefined) {
       this.#firstTokenMs = nowMs;

@@ -60,10 +60,8 @@ function never(): never {
 function startCall(link: Link) {
   const heard = { responses: 0, tokens: 0, ends: new Array<CallEnd>() };
   const call = link.start(start, {
-    onResponses(responses, tokens) {
-      heard.responses += responses.length;
-      heard.tokens += tokens;
-    },
+    onResponse: () => void (heard.responses += 1),
+    onTokens: (count) => void (heard.tokens += count),
     onEnd: (end) => void heard.ends.push(end),
   });
   return { call, heard };
@@ -78,6 +76,7 @@ const start: LinkStart = {
   traceparent: "",
   model: "m",
   deployment: "d",
+  relayed: [],
 };
 
 const turn = () => new Promise((resolve) => setImmediate(resolve));

@@ -43,8 +43,10 @@ export interface LinkOptions {
 
 /** What a call hears of its place on the link. */
 export interface LinkCallEvents {
-  /** Encoded responses in order, and how many tokens were generated for them. */
-  onResponses(responses: readonly Uint8Array[], completionTokens: number): void;
+  /** One encoded response, in order. The bytes are lent for the call: copy what must last. */
+  onResponse(bytes: Uint8Array, start: number, end: number): void;
+  /** After the responses of one step: how many tokens were generated for them, at least one. */
+  onTokens(count: number): void;
   /** Last, once. A lost link ends its calls with NODE_LOST. */
   onEnd(end: CallEnd): void;
 }
@@ -59,6 +61,8 @@ export interface LinkStart {
   readonly traceparent: string;
   readonly model: string;
   readonly deployment: string;
+  /** Responses that the client has already, for a call that goes on where another replica stopped. */
+  readonly relayed: readonly Uint8Array[];
 }
 
 export interface LinkCall {
@@ -139,7 +143,8 @@ export class Link {
     const number = this.#nextNumber++;
     replica.inFlight += 1;
     this.#calls.set(number, { replica, events });
-    this.#starts.push(create(StartCallSchema, { ...start, number, timeoutMs: BigInt(Math.ceil(start.timeoutMs)) }));
+    const timeoutMs = BigInt(Math.ceil(start.timeoutMs));
+    this.#starts.push(create(StartCallSchema, { ...start, number, timeoutMs, relayed: [...start.relayed] }));
     this.#flushSoon();
     return {
       cancel: () => {
@@ -293,7 +298,8 @@ export class Link {
       // Unknown numbers are calls of a stream before this one; they cannot come, and must not harm.
       const call = this.#calls.get(delta.number);
       if (!call) continue;
-      if (delta.responses.length > 0) call.events.onResponses(delta.responses, delta.completionTokens);
+      for (const response of delta.responses) call.events.onResponse(response, 0, response.length);
+      if (delta.completionTokens > 0) call.events.onTokens(delta.completionTokens);
       if (delta.end) {
         this.#calls.delete(delta.number);
         call.replica.inFlight -= 1;
