@@ -53,7 +53,7 @@ async function startServer(options: Partial<RpcServerOptions> = {}): Promise<Rpc
       router.service(InferenceService, {
         async countTokens({ model }, { signal }) {
           entered.resolve();
-          if (model === "wait") await once(signal, "abort");
+          if (model === "wait" && !signal.aborted) await once(signal, "abort");
           signal.throwIfAborted();
           return { promptTokens: model.length };
         },
@@ -64,7 +64,7 @@ async function startServer(options: Partial<RpcServerOptions> = {}): Promise<Rpc
           cut = values.get(cutResponse);
           yield { event: { case: "started", value: { model: "x".repeat(100_000) } } };
           entered.resolve();
-          if (model === "wait") await once(signal, "abort");
+          if (model === "wait" && !signal.aborted) await once(signal, "abort");
           signal.throwIfAborted();
           yield { event: { case: "finished", value: {} } };
         },

@@ -7,15 +7,14 @@ import {
   createConnectRouter,
   createContextValues,
 } from "@connectrpc/connect";
-import { universalRequestFromNodeRequest } from "@connectrpc/connect-node";
 import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
 import type { Logger } from "#kernel/log.ts";
 import type { NodeHandler, NodeServerRequest, NodeServerResponse } from "#kernel/node-handler.ts";
+import { forgetRest } from "#kernel/request-rest.ts";
 import { rpcErrors } from "#kernel/rpc-errors.ts";
 import { compressions, decodeRequest, decodedMessages, takeMessages } from "#kernel/rpc-request.ts";
-import { cutResponse, cutSlow, percentEncode, sendResponse } from "#kernel/rpc-response.ts";
-
-export type { NodeServerRequest, NodeServerResponse } from "#kernel/node-handler.ts";
+import { cutResponse, percentEncode, sendResponse } from "#kernel/rpc-response.ts";
+import { universalRequest } from "#kernel/universal-request.ts";
 
 export interface RpcHandlerOptions {
   readonly routes: (router: ConnectRouter) => void;
@@ -38,7 +37,7 @@ export interface RpcHandlerOptions {
 }
 
 /**
- * Serves RPCs as gRPC, gRPC-Web and Connect to node:http and node:http2. Differs from connect-node's own adapter in how
+ * Serves RPCs as gRPC, gRPC-Web and Connect over HTTP/1.1 and HTTP/2. Differs from connect-node's own adapter in how
  * requests are decoded (`rpc-request.ts`), how answers are written (`rpc-response.ts`), and where failures are logged.
  */
 export function rpcHandler(options: RpcHandlerOptions): NodeHandler {
@@ -77,13 +76,13 @@ export function rpcHandler(options: RpcHandlerOptions): NodeHandler {
     const decoded: Message[] = [];
     const contextValues = createContextValues()
       .set(decodedMessages, decoded)
-      .set(cutResponse, () => cutSlow(response));
-    const universal = universalRequestFromNodeRequest(request, response, undefined, contextValues);
+      .set(cutResponse, () => void response.destroy());
+    const universal = universalRequest(request, response, contextValues);
     let fault: Reason | undefined;
     const body = decodeRequest({
       method: handler.method,
       headers: universal.header,
-      body: request.iterator({ destroyOnReturn: false }),
+      body: universal.body,
       maxBytes: maxBodyBytes,
       decoded,
       timeoutMs: bodyTimeoutMs,
@@ -98,7 +97,11 @@ export function rpcHandler(options: RpcHandlerOptions): NodeHandler {
     // Connect says 429; to a client that asks with `expect` before it sends, HTTP says 413 (RFC 9110, 10.1.1).
     const isRefusedUnsent = fault === Reason.REQUEST_TOO_LARGE && request.headers.expect !== undefined;
     const status = isRefusedUnsent && answer.status !== 200 ? 413 : answer.status;
-    await sendResponse({ ...answer, status }, response, { stallTimeoutMs, onStall: () => onBound("stalled_client") });
+    await sendResponse({ ...answer, status }, response, {
+      stallTimeoutMs,
+      onStall: () => onBound("stalled_client"),
+      beforeHeaders: () => (fault === Reason.REQUEST_TOO_LARGE ? forgetRest(request) : undefined),
+    });
   }
 
   return (request, response) => {
@@ -132,7 +135,6 @@ function refuse(response: NodeServerResponse, status: number, message: string): 
   send(response, status, { "content-type": "application/json" }, JSON.stringify({ code, message }));
 }
 
-/** `writeHead` of the two kinds of response has no common signature. */
 function send(response: NodeServerResponse, status: number, headers: Record<string, string>, body: string): void {
   response.statusCode = status;
   for (const [name, value] of Object.entries(headers)) response.setHeader(name, value);

@@ -1,16 +1,17 @@
-import { constants } from "node:http2";
 import { createContextKey } from "@connectrpc/connect";
 import type { UniversalServerResponse } from "@connectrpc/connect/protocol";
 import { systemClock } from "#kernel/clock.ts";
 import type { NodeServerResponse } from "#kernel/node-handler.ts";
 
-/** Of a HandlerContext: ends the response of a client that does not read, which no status reaches. See `cutSlow`. */
+/** Of a HandlerContext: ends the response of a client that does not read, which no status reaches. See `destroy` of `NodeServerResponse`. */
 export const cutResponse = createContextKey<() => void>(() => {});
 
 export interface SendOptions {
   /** How long a peer may leave what was sent unread. */
   readonly stallTimeoutMs: number;
   readonly onStall: () => void;
+  /** Runs when the answer is known, and holds it back. */
+  readonly beforeHeaders?: () => Promise<void> | undefined;
 }
 
 /**
@@ -26,15 +27,16 @@ export async function sendResponse(
   try {
     // Before the headers: the handler sets them until its first message.
     const first = await body?.next();
+    await options.beforeHeaders?.();
     response.statusCode = answer.status;
     for (const [name, value] of answer.header ?? []) response.setHeader(name, value);
     for (let chunk = first; chunk && chunk.done !== true; chunk = await body?.next()) {
       if (response.closed) return;
-      if (!write(response, chunk.value)) await drainedOrClosed(response, options);
+      if (!response.write(chunk.value)) await drainedOrClosed(response, options);
     }
     if (answer.trailer) {
       // Headers that end the stream, as `end` sends them when there was no body, leave no place for trailers.
-      if (!response.headersSent) sendHeaders(response);
+      if (!response.headersSent) response.flushHeaders();
       response.addTrailers(trailers(answer.trailer));
     }
     response.end();
@@ -43,21 +45,11 @@ export async function sendResponse(
   }
 }
 
-function sendHeaders(response: NodeServerResponse): void {
-  if ("stream" in response) response.writeHead(response.statusCode);
-  else response.flushHeaders();
-}
-
-/** The two kinds of response have no common signature. */
-function write(response: NodeServerResponse, chunk: Uint8Array): boolean {
-  return "stream" in response ? response.write(chunk) : response.write(chunk);
-}
-
 function drainedOrClosed(response: NodeServerResponse, { stallTimeoutMs, onStall }: SendOptions): Promise<void> {
   return new Promise((resolve) => {
     const timer = systemClock.setTimer(stallTimeoutMs, () => {
       onStall();
-      cutSlow(response);
+      response.destroy();
     });
     function done(): void {
       timer.cancel();
@@ -69,15 +61,6 @@ function drainedOrClosed(response: NodeServerResponse, { stallTimeoutMs, onStall
     response.once("drain", done);
     response.once("close", done);
   });
-}
-
-/**
- * Over HTTP/2 only the stream goes. Its error code is the one that gRPC clients show as RESOURCE_EXHAUSTED
- * (https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md#errors).
- */
-export function cutSlow(response: NodeServerResponse): void {
-  if ("stream" in response) response.stream.close(constants.NGHTTP2_ENHANCE_YOUR_CALM);
-  else response.destroy();
 }
 
 function trailers(from: Headers): Record<string, string> {

@@ -1,13 +1,5 @@
 import { once } from "node:events";
 import { type IncomingMessage, type ServerResponse, createServer as createHttp1Server } from "node:http";
-import {
-  type Http2ServerRequest,
-  type Http2ServerResponse,
-  type ServerHttp2Session,
-  type ServerHttp2Stream,
-  constants,
-  createServer as createHttp2Server,
-} from "node:http2";
 import { type AddressInfo, type Server, type Socket, createServer as createTcpServer } from "node:net";
 import { type TLSSocket, createServer as createTlsServer } from "node:tls";
 import type { DescService } from "@bufbuild/protobuf";
@@ -15,6 +7,8 @@ import type { ConnectRouter, Interceptor } from "@connectrpc/connect";
 import { Health } from "#gen/grpc/health/v1/health_pb.ts";
 import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
 import { type Timer, systemClock } from "#kernel/clock.ts";
+import type { HotMethod } from "#kernel/hot-method.ts";
+import { http2Port } from "#kernel/http2-port.ts";
 import type { Logger } from "#kernel/log.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
 import type { Metrics } from "#kernel/metrics.ts";
@@ -30,6 +24,8 @@ export interface RpcServerOptions {
   readonly port: number;
   readonly tls?: { readonly cert: Buffer; readonly key: Buffer } | undefined;
   readonly routes: (router: ConnectRouter) => void;
+  /** By path (`/package.Service/Method`): these take the streams of their gRPC calls themselves. */
+  readonly hot?: ReadonlyMap<string, HotMethod> | undefined;
   /** What reflection lists and health knows; health and reflection themselves are added. */
   readonly services: readonly DescService[];
   readonly health: () => boolean;
@@ -82,7 +78,6 @@ export async function startRpcServer(options: RpcServerOptions): Promise<RpcServ
   /** Resolves when a drain has closed the last connection. */
   const emptied = Promise.withResolvers<void>();
   const sockets = new Set<Socket>();
-  const sessions = new Set<ServerHttp2Session>();
   /** Connections whose first bytes have not come, and below TLS all that are accepted. */
   const undecided = new Set<Socket>();
   const http1Sockets = new Map<Socket, Set<ServerResponse>>();
@@ -122,38 +117,22 @@ export async function startRpcServer(options: RpcServerOptions): Promise<RpcServ
   // It never listens itself; without this event Node does not enforce its header and request timeouts.
   http1.emit("listening");
 
-  const http2 = createHttp2Server({
-    settings: { maxConcurrentStreams: options.maxConcurrentStreams ?? 1_000, initialWindowSize: 1 << 20 },
-    // Megabytes that one connection may hold in Node: its open streams' headers and unsent data.
-    maxSessionMemory: 64,
+  const http2 = http2Port({
+    hot: options.hot ?? new Map(),
+    handler,
+    maxBodyBytes: options.maxBodyBytes,
+    limits: {
+      maxConcurrentStreams: options.maxConcurrentStreams ?? 1_000,
+      stallTimeoutMs: options.stallTimeoutMs ?? 60_000,
+    },
+    onBound: (bound) => bounded.inc({ bound }),
+    logger,
   });
-  function onHttp2Request(request: Http2ServerRequest, response: Http2ServerResponse): void {
-    const { stream } = response;
-    stream.once("finish", () => {
-      if (!request.readableEnded) endStream(request, stream, 0);
-    });
-    handler(request, response);
-  }
-  http2.on("request", onHttp2Request);
-  http2.on("checkContinue", (request, response) => {
-    if (!(Number(request.headers["content-length"] ?? 0) > options.maxBodyBytes)) response.writeContinue();
-    onHttp2Request(request, response);
-  });
-  http2.on("session", (session) => {
-    // Streams share the connection's window; the default of 64 KiB would make them wait for each other.
-    session.setLocalWindowSize(1 << 22);
-    sessions.add(session);
-    session.once("close", () => sessions.delete(session));
-    session.on("error", (error) => logger.debug("http/2 session failed", { error }));
-    if (draining.signal.aborted) session.close();
-  });
-  // Each session logs its own error; Node destroys the connection.
-  http2.on("sessionError", () => {});
 
   function serve(socket: Socket, protocol: "http1" | "http2"): void {
     accepted.inc({ protocol });
     if (protocol === "http2") {
-      http2.emit("connection", socket);
+      http2.serve(socket);
       return;
     }
     http1Sockets.set(socket, new Set());
@@ -232,7 +211,7 @@ export async function startRpcServer(options: RpcServerOptions): Promise<RpcServ
       if (responses && responses.size > 0) for (const response of responses) response.shouldKeepAlive = false;
       else if (responses) socket.destroySoon();
     }
-    for (const session of sessions) session.close();
+    http2.drain();
     if (!tls) for (const socket of undecided) socket.destroy();
     const cut = systemClock.setTimer(timeoutMs, () => {
       if (timeoutMs > 0) logger.warn("drain timed out; cutting connections", { connections: sockets.size, timeoutMs });
@@ -249,7 +228,6 @@ export async function startRpcServer(options: RpcServerOptions): Promise<RpcServ
     cut.cancel();
     grace?.cancel();
     http1.close();
-    http2.close();
     shutdown.abort();
   }
 
@@ -264,25 +242,4 @@ export async function startRpcServer(options: RpcServerOptions): Promise<RpcServ
       await finished;
     },
   };
-}
-
-const endStreamRetryMs = 50;
-const endStreamRetries = 100;
-
-/**
- * Asks a client not to send the rest of a request that was answered early (RFC 9113, 8.1). Its stream would stay half
- * open for as long as the connection does. Only after the whole answer, which may wait for the client's window.
- */
-function endStream(request: Http2ServerRequest, stream: ServerHttp2Stream, retries: number): void {
-  setImmediate(() => {
-    if (stream.destroyed) return;
-    if (!stream.closed && stream.state.localClose !== 1 && retries < endStreamRetries) {
-      systemClock.setTimer(endStreamRetryMs, () => endStream(request, stream, retries + 1), { unref: true });
-      return;
-    }
-    if (!stream.closed) stream.close(constants.NGHTTP2_NO_ERROR);
-    // Node keeps a stream until what came of its body was read.
-    request.resume();
-    stream.resume();
-  });
 }

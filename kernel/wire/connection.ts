@@ -115,7 +115,10 @@ export abstract class Connection implements FrameSink, StreamHost, Sweepable {
 
   /** Lets open streams end, tells the peer to open no more (RFC 9113, 6.8), and then closes. */
   drain(): void {
-    if (this.#phase.kind === "handshake") return this.destroy(ErrorCode.NO_ERROR, "drained before it was open");
+    if (this.#phase.kind === "handshake") {
+      this.writer.goaway(0, ErrorCode.NO_ERROR, "draining");
+      return this.#close(drained);
+    }
     if (this.#phase.kind !== "open") return;
     this.#phase = { kind: "draining", step: "announced", sinceMs: this.wire.clock.monotonicMs() };
     this.writer.goaway(0x7fff_ffff, ErrorCode.NO_ERROR, "draining");

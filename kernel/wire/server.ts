@@ -5,7 +5,7 @@ import { clientPreface } from "#kernel/wire/frame.ts";
 import { type HeaderList, requestFault, trailersFault } from "#kernel/wire/header-list.ts";
 import { encodeBlock } from "#kernel/wire/hpack-encoder.ts";
 import { Setting } from "#kernel/wire/settings-frame.ts";
-import { Stream, type StreamListener, type WireStream } from "#kernel/wire/stream.ts";
+import { Stream, type StreamEnd, type StreamListener, type WireStream } from "#kernel/wire/stream.ts";
 import type { Wire } from "#kernel/wire/wire.ts";
 import { ErrorCode, WireError } from "#kernel/wire/wire-error.ts";
 
@@ -35,7 +35,18 @@ export function serveConnection(wire: Wire, socket: Socket, head: Uint8Array, op
 /** RFC 6585, 5: the header fields together are too large. */
 const headersTooLarge = encodeBlock([[":status", "431"]]);
 
-const noListener: StreamListener = { onData() {}, onEnd() {}, onClose() {} };
+/** Hears the end of a stream that was answered or reset before its own listener was known. */
+class EarlyListener implements StreamListener {
+  end: StreamEnd | undefined;
+
+  onData(): void {}
+
+  onEnd(): void {}
+
+  onClose(end: StreamEnd): void {
+    this.end = end;
+  }
+}
 
 class ServerSide extends Connection implements ServerConnection {
   readonly stopsRequests = true;
@@ -93,11 +104,13 @@ class ServerSide extends Connection implements ServerConnection {
       return this.refuse(id, ErrorCode.REFUSED_STREAM);
     }
     if (!list.excess && requestFault(list) !== undefined) return this.refuse(id, ErrorCode.PROTOCOL_ERROR);
-    const stream = new Stream(id, this, this.peerInitialWindow, noListener, true);
+    const early = new EarlyListener();
+    const stream = new Stream(id, this, this.peerInitialWindow, early, true);
     this.streams.set(id, stream);
     if (list.excess) return stream.sendHeaders(headersTooLarge, true);
     stream.contentLength = list.contentLength;
     stream.listener = this.#onStream(stream, list);
+    if (early.end) stream.listener.onClose(early.end);
     if (end) stream.receiveEnd(undefined);
   }
 

@@ -111,6 +111,8 @@ export class Stream implements WireStream {
   /** A write was answered with false and `onDrain` has not been called since. */
   #drainDue = false;
   #ending = notEnding;
+  /** The response is complete, so nobody needs what still comes of the request. */
+  #stopping = false;
 
   constructor(id: number, host: StreamHost, sendWindow: number, listener: StreamListener, headersReceived: boolean) {
     this.id = id;
@@ -254,10 +256,18 @@ export class Stream implements WireStream {
     if (this.#state.kind === "closed") {
       this.#close("ended", complete);
     } else if (this.#host.stopsRequests) {
-      // RFC 9113, 8.1: the rest of the request is not needed, and a client that never ends it must not hold a stream.
-      this.#host.writer.reset(this.id, ErrorCode.NO_ERROR);
-      this.#close("reset by us", complete);
+      this.#stopping = true;
+      // In a write of its own: a node:http2 client that resets the stream because it has no memory for the headers
+      // would take this for its end, and wait for ever.
+      setImmediate(() => setImmediate(() => this.#stop()));
     }
+  }
+
+  /** RFC 9113, 8.1: the rest of the request is not needed, and a client that never ends it must not hold a stream. */
+  #stop(): void {
+    if (this.#state.kind === "closed") return;
+    this.#host.writer.reset(this.id, ErrorCode.NO_ERROR);
+    this.#close("reset by us", complete);
   }
 
   reset(code: number): void {
@@ -312,7 +322,7 @@ export class Stream implements WireStream {
       this.fail(ErrorCode.PROTOCOL_ERROR, "more DATA than content-length");
       return;
     }
-    this.listener.onData(bytes, start, end);
+    if (!this.#stopping) this.listener.onData(bytes, start, end);
   }
 
   receiveHeaders(headers: HeaderList): void {
@@ -329,7 +339,7 @@ export class Stream implements WireStream {
     }
     const next = afterStreamEvent(this.#state, "remote end");
     this.#state = next;
-    this.listener.onEnd(trailers);
+    if (!this.#stopping) this.listener.onEnd(trailers);
     // Where our side was still open, its end closes the stream, maybe already in `onEnd`.
     if (next.kind === "closed") this.#close("ended", complete);
   }

@@ -1,5 +1,4 @@
 import type { Readable } from "node:stream";
-import { Http2ServerRequest } from "node:http2";
 import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
 import type { Clock } from "#kernel/clock.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
@@ -90,7 +89,8 @@ const lingerBytes = 64 * 1024 * 1024;
  * kept alive. Undefined means that the answer may end at once.
  */
 export function discardRest(request: HttpRequest, clock: Clock): Promise<void> | undefined {
-  if (request.complete) return undefined;
+  // Over HTTP/2 the end of the answer ends the stream, and no other.
+  if (request.complete || request.httpVersion === "2.0") return undefined;
   const source: Readable = request;
   const rest = Promise.withResolvers<void>();
   let size = 0;
@@ -102,13 +102,12 @@ export function discardRest(request: HttpRequest, clock: Clock): Promise<void> |
   }
   function cut(): void {
     stop();
-    if (request instanceof Http2ServerRequest) request.stream.close();
-    else request.destroy();
+    request.destroy();
   }
   function onData(chunk: Buffer): void {
     size += chunk.length;
     if (size > lingerBytes) cut();
   }
   source.on("data", onData).on("end", stop).on("close", stop).on("error", stop);
-  return request instanceof Http2ServerRequest ? undefined : rest.promise;
+  return rest.promise;
 }

@@ -1,8 +1,7 @@
-import type { IncomingMessage } from "node:http";
-import type { Http2ServerRequest } from "node:http2";
 import type { Clock } from "#kernel/clock.ts";
 import type { Logger } from "#kernel/log.ts";
 import type { Metrics } from "#kernel/metrics.ts";
+import type { NodeServerRequest } from "#kernel/node-handler.ts";
 import type { Principal } from "../../admission/authenticate.ts";
 import type { CallContext, Calls, Door } from "../../call/calls.ts";
 import type { Reply } from "./reply.ts";
@@ -23,9 +22,9 @@ export interface OpenAiDeps {
   readonly stallTimeoutMs?: number;
 }
 
-export type HttpRequest = IncomingMessage | Http2ServerRequest;
+export type HttpRequest = NodeServerRequest;
 
-/** What the doors need of a response; that of node:http and that of node:http2's compatibility API have it. */
+/** What the doors need of a response; every `NodeServerResponse` has it. */
 export interface HttpResponse {
   readonly headersSent: boolean;
   writeHead(status: number, headers: Record<string, string>): unknown;

@@ -1,6 +1,7 @@
 import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
 import { parseJson } from "#kernel/json-body.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
+import { forgetRest } from "#kernel/request-rest.ts";
 import { modelList, oneModel, readModelId } from "../openai-models/index.ts";
 import { checkContentType, discardRest, readBody } from "./body.ts";
 import type { HttpRequest, HttpResponse, OpenAiDeps } from "./exchange.ts";
@@ -28,7 +29,8 @@ export function handleOpenAi(request: HttpRequest, response: HttpResponse, deps:
     const error = MeshError.from(thrown);
     count(deps, errorName(error.reason));
     if (error.reason === Reason.INTERNAL) deps.logger.error("request failed", { callId, door: reply.door, error });
-    reply.error(error, discardRest(request, deps.clock));
+    const rest = error.reason === Reason.REQUEST_TOO_LARGE ? forgetRest(request) : Promise.resolve();
+    void rest.then(() => reply.error(error, discardRest(request, deps.clock)));
   });
 }
 
