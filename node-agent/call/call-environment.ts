@@ -1,9 +1,9 @@
-import type { EmbedRequest, EmbedResponse, GenerateRequest } from "#gen/helixmesh/inference/v1/inference_pb.ts";
+import type { EmbedRequest, EmbedResponse } from "#gen/helixmesh/inference/v1/inference_pb.ts";
 import type { CountTokensRequest, CountTokensResponse } from "#gen/helixmesh/inference/v1/inference_pb.ts";
 import type { UsageRecord } from "#gen/helixmesh/type/v1/type_pb.ts";
 import type { Clock } from "#kernel/clock.ts";
 import type { Logger } from "#kernel/log.ts";
-import type { StepEvent } from "../engines/engine.ts";
+import type { GenerateCall, StepEvent } from "../engines/engine.ts";
 import type { CallMetrics } from "./call-metrics.ts";
 
 /** A replica as a call sees it. */
@@ -12,7 +12,7 @@ export interface CallTarget {
    * Begins one sequence. Throws a MeshError when it is refused at once; otherwise `onEvent` gets its events in order,
    * the last of which is `finished` or `failed`. Never calls `onEvent` before it has returned.
    */
-  generate(request: GenerateRequest, choiceIndex: number, onEvent: (event: StepEvent) => void): RunningSequence;
+  generate(sequence: Omit<GenerateCall, "id">, onEvent: (event: StepEvent) => void): RunningSequence;
   embed(request: EmbedRequest): Promise<EmbedResponse>;
   countTokens(request: CountTokensRequest): Promise<CountTokensResponse>;
 }

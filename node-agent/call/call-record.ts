@@ -1,5 +1,6 @@
 import { create } from "@bufbuild/protobuf";
 import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
+import { FinishReason } from "#gen/helixmesh/inference/v1/inference_pb.ts";
 import { type CallEnd, CallEndSchema, type StartCall } from "#gen/helixmesh/link/v1/link_pb.ts";
 import { Outcome, type Usage, UsageRecordSchema } from "#gen/helixmesh/type/v1/type_pb.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
@@ -7,6 +8,29 @@ import { type Span, startSpan } from "#kernel/trace.ts";
 import type { CallSink } from "../link/index.ts";
 import type { CallEnvironment } from "./call-environment.ts";
 import type { MethodName } from "./call-metrics.ts";
+
+/** https://opentelemetry.io/docs/specs/semconv/registry/attributes/gen-ai/, gen_ai.operation.name; the last is our own. */
+export type Operation = "chat" | "text_completion" | "embeddings" | "count_tokens";
+
+const methods: Readonly<Record<Operation, MethodName>> = {
+  chat: "generate",
+  text_completion: "generate",
+  embeddings: "embed",
+  count_tokens: "count_tokens",
+};
+
+/** What a call came to. */
+export interface CallOutcome {
+  /** Of the whole call, also where another node began it. */
+  readonly usage: Usage;
+  /** Completion tokens that another node generated before. */
+  readonly tokensElsewhere?: number;
+  /** An engine here took the call, so it counts as used whatever its end. */
+  readonly taken: boolean;
+  readonly labels: Record<string, string>;
+  /** Of each choice. */
+  readonly finishReasons?: readonly FinishReason[];
+}
 
 /**
  * The bookkeeping that every call shares: one end on the link, one usage record if an engine took it, one set of
@@ -28,22 +52,23 @@ export class CallRecord {
     environment: CallEnvironment,
     start: StartCall,
     sink: CallSink,
-    method: MethodName,
+    operation: Operation,
     onDeadline: (error: MeshError) => void,
   ) {
     this.#environment = environment;
     this.#start = start;
     this.#sink = sink;
-    this.#method = method;
+    this.#method = methods[operation];
     const { clock, metrics } = environment;
     this.#startedAtMs = clock.nowMs();
     this.#startedMonotonicMs = clock.monotonicMs();
     metrics.started();
-    this.#span = startSpan(`${method} ${start.model}`, {
+    this.#span = startSpan(`${operation} ${start.model}`, {
       kind: "server",
       traceparent: start.traceparent,
       attributes: {
-        "gen_ai.operation.name": method === "embed" ? "embeddings" : method,
+        "gen_ai.operation.name": operation,
+        "gen_ai.provider.name": "helixmesh",
         "gen_ai.request.model": start.model,
         "helixmesh.call_id": start.callId,
         "helixmesh.replica_id": start.replicaId,
@@ -66,25 +91,32 @@ export class CallRecord {
     this.#environment.metrics.firstToken(this.#ttftMs);
   }
 
-  /** `taken`: an engine took the call, so it counts as used whatever its outcome. Once. */
-  end(error: MeshError | undefined, usage: Usage, taken: boolean, labels: Record<string, string>): void {
+  /** Once; later calls do nothing. */
+  end(error: MeshError | undefined, outcome: CallOutcome): void {
     if (this.#ended) return;
     this.#ended = true;
     this.#deadline?.cancel();
     const { clock, logger, metrics, nodeId, recordUsage } = this.#environment;
     const { callId, model, deployment } = this.#start;
+    const { usage, taken, labels } = outcome;
     const durationMs = clock.monotonicMs() - this.#startedMonotonicMs;
     metrics.ended(this.#method, error, durationMs);
     this.#span.setAttributes({
+      "gen_ai.response.model": model,
+      "gen_ai.response.id": callId,
       "gen_ai.usage.input_tokens": usage.promptTokens,
       "gen_ai.usage.output_tokens": usage.completionTokens,
+      "gen_ai.usage.cache_read.input_tokens": usage.cachedTokens,
+      "helixmesh.continued_tokens": outcome.tokensElsewhere ?? 0,
+      ...(outcome.finishReasons && { "gen_ai.response.finish_reasons": outcome.finishReasons.map(finishReasonName) }),
+      ...(this.#ttftMs > 0 && { "helixmesh.time_to_first_token_ms": this.#ttftMs }),
     });
     if (error !== undefined) this.#span.fail(error);
     this.#span.end();
     if (error?.reason === Reason.INTERNAL) logger.error("call failed", { callId, model, error });
     else logger.debug("call ended", { callId, model, outcome: error?.message ?? "completed", durationMs });
     if (taken) {
-      metrics.tokens(usage);
+      metrics.tokens({ ...usage, completionTokens: usage.completionTokens - (outcome.tokensElsewhere ?? 0) });
       recordUsage(
         create(UsageRecordSchema, {
           callId,
@@ -102,6 +134,20 @@ export class CallRecord {
       );
     }
     this.#sink.end(callEnd(error, usage));
+  }
+}
+
+/** As OpenAI calls them, which is what the conventions show. */
+function finishReasonName(reason: FinishReason): string {
+  switch (reason) {
+    case FinishReason.STOP:
+      return "stop";
+    case FinishReason.LENGTH:
+      return "length";
+    case FinishReason.TOOL_CALLS:
+      return "tool_calls";
+    default:
+      return "error";
   }
 }
 

@@ -41,7 +41,7 @@ beforeEach(() => {
 function begin(request: Init, timeoutMs = 0n) {
   const runner = createCallRunner({
     target: () => ({
-      generate(_request, choice, onEvent) {
+      generate({ choiceIndex: choice }, onEvent) {
         if (choice >= refuseFrom) throw new MeshError(Reason.OVERLOADED, "The queue is full.");
         const say = (event: Scripted): void => onEvent({ ...event, id: choice });
         const sequence = { choice, cancelled: false, say };
@@ -185,7 +185,7 @@ describe("tool calls of a Generate call", () => {
     begin(chat());
     say(0, started, tokens(toolCall.slice(0, 20)), tokens(toolCall.slice(20)), finished(2));
     const parts = deltas().flatMap((delta) => delta.toolCalls);
-    expect(parts).toMatchObject([{ index: 0, id: "call_1", name: "get_weather", argumentsJson: '{"city":"Oslo"}' }]);
+    expect(parts).toMatchObject([{ index: 0, id: "call_1", name: "get_weather", argumentsJson: '{"city": "Oslo"}' }]);
     expect(
       deltas()
         .map((delta) => delta.text)

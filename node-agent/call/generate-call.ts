@@ -6,19 +6,27 @@ import { type Usage, UsageSchema } from "#gen/helixmesh/type/v1/type_pb.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
 import type { StepEvent } from "../engines/engine.ts";
 import type { CallSink, RunningCall } from "../link/index.ts";
-import { ToolCallParser } from "../output/tool-calls.ts";
+import { type ParsedOutput, ToolCallParser } from "../output/tool-calls.ts";
 import type { CallEnvironment, RunningSequence } from "./call-environment.ts";
-import { CallRecord } from "./call-record.ts";
+import { CallRecord, type Operation } from "./call-record.ts";
 import { encodeDelta, encodeFinished, encodeStarted } from "./generate-response.ts";
+import { type RelayedChoice, type RelayedOutput, readRelayed } from "./relayed-output.ts";
+
+type Generated = Pick<Extract<StepEvent, { kind: "tokens" }>, "tokenIds" | "logprobs">;
+
+const noTokens: Generated = { tokenIds: [], logprobs: [] };
 
 interface Choice {
   readonly index: number;
   readonly parser: ToolCallParser | undefined;
+  readonly relayed: RelayedChoice;
   sequence: RunningSequence | undefined;
-  /** Generated so far; the engine's own count once it ended. */
+  /** Generated so far, elsewhere too; the engine's own count once it ended. */
   tokens: number;
   begun: boolean;
   ended: boolean;
+  /** Its text differs from what the client has: nothing more of it leaves. */
+  muted: boolean;
   finishReason: FinishReason;
 }
 
@@ -26,6 +34,9 @@ interface Choice {
  * One Generate call: a sequence for each choice, merged into one stream. Started is said once, by the choice that
  * starts first; the prompt counts once. The first failure is the call's: the other choices are cancelled, and the call
  * ends when the last sequence has, so that its usage is exact.
+ *
+ * A call that another replica began goes on behind what the client has: choices that ended stay ended, the others are
+ * given their tokens so far, and only what is new leaves.
  */
 export class GenerateCall implements RunningCall {
   readonly #environment: CallEnvironment;
@@ -34,9 +45,13 @@ export class GenerateCall implements RunningCall {
   readonly #sink: CallSink;
   readonly #record: CallRecord;
   readonly #choices: Choice[];
-  #promptTokens = 0;
-  #cachedTokens = 0;
-  #started = false;
+  readonly #relayed: RelayedOutput;
+  #promptTokens: number;
+  #cachedTokens: number;
+  /** The client knows that the call was taken. */
+  #started: boolean;
+  /** An engine here took it. */
+  #taken = false;
   #sawToken = false;
   #failure: MeshError | undefined;
 
@@ -45,16 +60,23 @@ export class GenerateCall implements RunningCall {
     this.#start = start;
     this.#request = request;
     this.#sink = sink;
-    this.#record = new CallRecord(environment, start, sink, "generate", (error) => this.cancel(error));
+    const relayed = readRelayed(start.relayed, request);
+    this.#relayed = relayed;
+    this.#started = relayed.started !== undefined;
+    this.#promptTokens = relayed.started?.promptTokens ?? 0;
+    this.#cachedTokens = relayed.started?.cachedTokens ?? 0;
+    this.#record = new CallRecord(environment, start, sink, operationOf(request), (error) => this.cancel(error));
     const tools = callableTools(request);
-    this.#choices = Array.from({ length: Math.max(1, request.choiceCount) }, (_, index) => ({
+    this.#choices = relayed.choices.map((choice, index) => ({
       index,
       parser: tools && new ToolCallParser({ tools, newId: environment.newToolCallId }),
+      relayed: choice,
       sequence: undefined,
-      tokens: 0,
+      tokens: choice.tokenIds.length,
       begun: false,
-      ended: false,
-      finishReason: FinishReason.UNSPECIFIED,
+      muted: false,
+      ended: choice.finishReason !== FinishReason.UNSPECIFIED,
+      finishReason: choice.finishReason,
     }));
   }
 
@@ -62,11 +84,14 @@ export class GenerateCall implements RunningCall {
   begin(): void {
     try {
       checkRequest(this.#request);
+      const open = this.#choices.filter((choice) => !choice.ended);
+      if (open.length === 0) return this.#endIfAllEnded();
       const target = this.#environment.target(this.#start.replicaId);
       // The head of each choice is repeated here, so engines need not know of it.
       const request = this.#request.echo ? { ...this.#request, echo: false } : this.#request;
-      for (const choice of this.#choices) {
-        choice.sequence = target.generate(request, choice.index, (event) => this.#onEvent(choice, event));
+      for (const choice of open) {
+        const sequence = { request, choiceIndex: choice.index, generated: choice.relayed.tokenIds };
+        choice.sequence = target.generate(sequence, (event) => this.#onEvent(choice, event));
         choice.begun = true;
       }
     } catch (error) {
@@ -86,35 +111,45 @@ export class GenerateCall implements RunningCall {
 
   #onEvent(choice: Choice, event: StepEvent): void {
     if (choice.ended) return;
+    try {
+      this.#take(choice, event);
+    } catch (error) {
+      // What came does not fit what the client has. The sequence's own end still comes, unless this was it.
+      choice.muted = true;
+      this.#fail(MeshError.from(error));
+    }
+  }
+
+  #take(choice: Choice, event: StepEvent): void {
     switch (event.kind) {
       case "started":
         return this.#onStarted(choice, event.promptTokens, event.cachedTokens);
       case "tokens": {
-        if (!this.#sawToken) {
+        if (!this.#sawToken && event.tokenIds.length > 0) {
           this.#sawToken = true;
           this.#record.firstToken();
         }
         choice.tokens += event.tokenIds.length;
         const parsed = choice.parser?.push(event.text) ?? { text: event.text, toolCalls: [] };
-        this.#push(choice, { ...parsed, tokenIds: event.tokenIds, logprobs: event.logprobs });
-        return;
+        return this.#push(choice, parsed, event);
       }
       case "finished": {
         choice.ended = true;
-        choice.tokens = event.completionTokens;
+        choice.tokens = Math.max(choice.tokens, event.completionTokens);
         const called = (choice.parser?.callCount ?? 0) > 0 && event.reason === FinishReason.STOP;
         choice.finishReason = called ? FinishReason.TOOL_CALLS : event.reason;
-        this.#push(choice, { text: choice.parser?.end() ?? "", toolCalls: [], tokenIds: [], logprobs: [] });
+        this.#push(choice, { text: choice.parser?.end() ?? "", toolCalls: [] });
         return this.#endIfAllEnded();
       }
       case "failed":
         choice.ended = true;
-        choice.tokens = event.completionTokens;
+        choice.tokens = Math.max(choice.tokens, event.completionTokens);
         return this.#fail(event.error);
     }
   }
 
   #onStarted(choice: Choice, promptTokens: number, cachedTokens: number): void {
+    this.#taken = true;
     if (!this.#started) {
       this.#started = true;
       this.#promptTokens = promptTokens;
@@ -125,24 +160,39 @@ export class GenerateCall implements RunningCall {
     }
     const { echo, input } = this.#request;
     if (echo && input.case === "prompt") {
-      this.#push(choice, { text: input.value, toolCalls: [], tokenIds: [], logprobs: [] });
+      this.#push(choice, { text: input.value, toolCalls: [] });
     }
   }
 
-  #push(choice: Choice, delta: Omit<Parameters<typeof encodeDelta>[0], "choiceIndex" | "finishReason">): void {
+  /** Sends what the client does not have of it; nothing when that is nothing. */
+  #push(choice: Choice, output: ParsedOutput, { tokenIds, logprobs }: Generated = noTokens): void {
+    if (choice.muted) return;
     const { index: choiceIndex, finishReason } = choice;
-    this.#sink.push([encodeDelta({ ...delta, choiceIndex, finishReason })], delta.tokenIds.length);
+    const { text, toolCalls } = choice.relayed.rest(output);
+    if (finishReason !== FinishReason.UNSPECIFIED) choice.relayed.checkComplete();
+    if (text === "" && toolCalls.length === 0 && tokenIds.length === 0 && finishReason === FinishReason.UNSPECIFIED) {
+      return;
+    }
+    const delta = { choiceIndex, text, tokenIds, logprobs, toolCalls, finishReason };
+    this.#sink.push([encodeDelta(delta)], tokenIds.length);
   }
 
   #endIfAllEnded(): void {
     if (this.#record.ended) return;
     for (const choice of this.#choices) if (choice.begun && !choice.ended) return;
-    const usage = this.#usage();
-    if (this.#failure === undefined) {
+    const usage = this.#relayed.finished?.usage ?? this.#usage();
+    if (this.#failure === undefined && this.#relayed.finished === undefined) {
       const reasons = this.#choices.map((choice) => choice.finishReason);
       this.#sink.push([encodeFinished(reasons, usage)], 0);
     }
-    this.#record.end(this.#failure, usage, this.#started, this.#request.labels);
+    const before = this.#relayed.choices.reduce((sum, { tokenIds }) => sum + tokenIds.length, 0);
+    this.#record.end(this.#failure, {
+      usage,
+      tokensElsewhere: before,
+      taken: this.#taken,
+      labels: this.#request.labels,
+      finishReasons: this.#choices.map((choice) => choice.finishReason),
+    });
   }
 
   #usage(): Usage {
@@ -154,6 +204,10 @@ export class GenerateCall implements RunningCall {
       completionTokens,
     });
   }
+}
+
+function operationOf({ input }: GenerateRequest): Operation {
+  return input.case === "chat" ? "chat" : "text_completion";
 }
 
 /** Names of the tools that the model may call; undefined when its text is only text. */

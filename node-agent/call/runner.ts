@@ -22,7 +22,7 @@ export function createCallRunner(environment: CallEnvironment): CallRunner {
         return new GenerateCall(environment, start, decode(GenerateRequestSchema, start.request), sink);
       case Method.EMBED: {
         const request = decode(EmbedRequestSchema, start.request);
-        return unary(start, sink, "embed", request.labels, async (target) => {
+        return unary(start, sink, "embeddings", request.labels, async (target) => {
           const response = await target.embed(request);
           response.model = start.model;
           return { response: toBinary(EmbedResponseSchema, response), usage: response.usage };
@@ -49,11 +49,11 @@ export function createCallRunner(environment: CallEnvironment): CallRunner {
   function unary(
     start: StartCall,
     sink: CallSink,
-    method: "embed" | "count_tokens",
+    operation: "embeddings" | "count_tokens",
     labels: Record<string, string>,
     run: ConstructorParameters<typeof UnaryCall>[2]["run"],
   ): UnaryCall {
-    return new UnaryCall(environment, start, { method, labels, run }, sink);
+    return new UnaryCall(environment, start, { operation, labels, run }, sink);
   }
 
   return {

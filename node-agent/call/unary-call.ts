@@ -4,8 +4,7 @@ import { type Usage, UsageSchema } from "#gen/helixmesh/type/v1/type_pb.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
 import type { CallSink, RunningCall } from "../link/index.ts";
 import type { CallEnvironment, CallTarget } from "./call-environment.ts";
-import type { MethodName } from "./call-metrics.ts";
-import { CallRecord } from "./call-record.ts";
+import { CallRecord, type Operation } from "./call-record.ts";
 
 export interface UnaryAnswer {
   readonly response: Uint8Array;
@@ -14,7 +13,7 @@ export interface UnaryAnswer {
 }
 
 export interface UnaryOptions {
-  readonly method: MethodName;
+  readonly operation: Operation;
   readonly labels: Record<string, string>;
   readonly run: (target: CallTarget) => Promise<UnaryAnswer>;
 }
@@ -32,7 +31,7 @@ export class UnaryCall implements RunningCall {
     this.#start = start;
     this.#options = options;
     this.#sink = sink;
-    this.#record = new CallRecord(environment, start, sink, options.method, (error) => this.cancel(error));
+    this.#record = new CallRecord(environment, start, sink, options.operation, (error) => this.cancel(error));
   }
 
   /** Once, right after construction. */
@@ -41,7 +40,7 @@ export class UnaryCall implements RunningCall {
   }
 
   cancel(error: MeshError): void {
-    this.#record.end(error, create(UsageSchema), false, this.#options.labels);
+    this.#record.end(error, { usage: create(UsageSchema), taken: false, labels: this.#options.labels });
   }
 
   async #run(): Promise<void> {
@@ -49,7 +48,8 @@ export class UnaryCall implements RunningCall {
       const { response, usage } = await this.#options.run(this.#environment.target(this.#start.replicaId));
       if (this.#record.ended) return;
       this.#sink.push([response], 0);
-      this.#record.end(undefined, usage ?? create(UsageSchema), usage !== undefined, this.#options.labels);
+      const { labels } = this.#options;
+      this.#record.end(undefined, { usage: usage ?? create(UsageSchema), taken: usage !== undefined, labels });
     } catch (error) {
       this.cancel(MeshError.from(error));
     }

@@ -12,8 +12,9 @@ import {
 import { type DesiredReplica, DesiredReplicaSchema } from "#gen/helixmesh/node/v1/node_pb.ts";
 import type { EngineCapabilities } from "#gen/helixmesh/type/v1/type_pb.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
+import { seededRandom } from "#kernel/random.ts";
 import type { CreateEngine } from "./engine.ts";
-import { EngineProbe } from "./engine-probe.ts";
+import { EngineProbe, type Outcome } from "./engine-probe.ts";
 
 /** What the suite must know of an engine to hold it to the contract. */
 export interface EngineSubject {
@@ -26,6 +27,8 @@ export interface EngineSubject {
   /** A prompt that every temperature answers with at least 40 tokens unless max_output_tokens says less. */
   readonly longPrompt: string;
   /** Requests that must be refused, with the field that the refusal names. */
+  /** Requests besides the suite's own whose answers must continue elsewhere as if they had not moved. */
+  readonly movable: readonly { readonly name: string; readonly request: RequestInit }[];
   readonly unsupported: readonly { readonly field: string; readonly request: RequestInit }[];
 }
 
@@ -36,6 +39,7 @@ type RequestInit = Exclude<MessageInitShape<typeof GenerateRequestSchema>, Gener
 export function engineContract(name: string, subject: EngineSubject): void {
   describe(`engine contract: ${name}`, () => {
     const opened: EngineProbe[] = [];
+    const breaks = seededRandom(2_026);
     afterEach(async () => {
       await Promise.all(opened.splice(0).map((probe) => probe.engine.close()));
     });
@@ -157,6 +161,93 @@ export function engineContract(name: string, subject: EngineSubject): void {
       expect(choice.text).toBe(next.text);
       expect(next.text).not.toBe(first.text);
     });
+
+    const movable: readonly { readonly name: string; readonly request: RequestInit }[] = [
+      { name: "a greedy call", request: {} },
+      { name: "a seeded call", request: { sampling: { temperature: 1, seed: 11n } } },
+      {
+        name: "a call to its natural end",
+        request: { maxOutputTokens: 120, sampling: { temperature: 0.7, seed: 3n } },
+      },
+      { name: "a call with log probabilities", request: { logprobs: { top: 2 } } },
+      {
+        name: "a penalised call",
+        request: { sampling: { temperature: 0, frequencyPenalty: 0.8, presencePenalty: 0.3 } },
+      },
+      {
+        name: "a seeded, penalised and truncated call",
+        request: { sampling: { temperature: 1.2, seed: 5n, topP: 0.9, topK: 40, minP: 0.02, frequencyPenalty: 0.5 } },
+      },
+      ...subject.movable,
+    ];
+    test.each(movable)("continues $name that another engine began, wherever it broke", async ({ request }) => {
+      const { probe } = await open();
+      const { probe: other } = await open();
+      const asked = ask(request);
+      for (const choice of [0, 2]) {
+        const whole = await probe.run(asked, choice);
+        await continuesAlike(other, asked, choice, whole);
+      }
+    });
+
+    test("continues a call whose stop string straddles the break", async () => {
+      const { probe } = await open();
+      const { text } = await probe.run(ask());
+      for (const at of [3, 9, 17]) {
+        const asked = ask({ stop: [text.slice(at, at + 7), "\u0000"] });
+        const whole = await probe.run(asked);
+        expect(whole.reason).toBe(FinishReason.STOP);
+        await continuesAlike(probe, asked, 0, whole);
+      }
+    });
+
+    test("goes on alike where it broke while a stop string was still possible", async () => {
+      const { probe } = await open();
+      const { text } = await probe.run(ask());
+      const asked = ask({ stop: [text.slice(5, 14).concat("\u0000"), `${text.slice(-6)}\u0000`] });
+      await continuesAlike(probe, asked, 0, await probe.run(asked));
+    });
+
+    test("ends a moved call that cannot be its own with NODE_LOST", async () => {
+      const { probe } = await open();
+      const { tokenIds } = await probe.run(ask());
+      const errors = [
+        await probe.begin(ask(), 0, [4_000_000]).error,
+        await probe.begin(ask({ maxOutputTokens: 3 }), 0, tokenIds.slice(0, 4)).error,
+      ];
+      expect(errors.map((error) => error.reason)).toEqual([Reason.NODE_LOST, Reason.NODE_LOST]);
+    });
+
+    /** Held at the first token, the last one, the end, and places between that differ from call to call. */
+    async function continuesAlike(
+      probe: EngineProbe,
+      request: GenerateRequest,
+      choice: number,
+      whole: Outcome,
+    ): Promise<void> {
+      const { length } = whole.tokenIds;
+      const places = [
+        1,
+        length - 1,
+        length,
+        ...Array.from({ length: 4 }, () => 1 + Math.floor(breaks.next() * length)),
+      ];
+      const continued = await Promise.all(places.map((at) => probe.run(request, choice, whole.tokenIds.slice(0, at))));
+      for (const [index, outcome] of continued.entries()) {
+        const at = places[index] ?? 0;
+        const { text, tokenIds, reason, completionTokens, promptTokens } = outcome;
+        expect({ at, text, tokenIds, reason, completionTokens, promptTokens }).toEqual({
+          at,
+          text: whole.text,
+          tokenIds: whole.tokenIds.slice(at),
+          reason: whole.reason,
+          completionTokens: whole.completionTokens,
+          promptTokens: whole.promptTokens,
+        });
+        const probabilities = (of: Outcome) => of.logprobs.map(({ tokenId, logprob }) => [tokenId, logprob.toFixed(1)]);
+        expect(probabilities(outcome)).toEqual(probabilities(whole).slice(at));
+      }
+    }
 
     test("stops a cancelled call within a step and counts what it had generated", async () => {
       const { probe } = await open();

@@ -49,12 +49,12 @@ export class EngineProbe {
     });
   }
 
-  begin(request: GenerateRequest, choiceIndex = 0): ProbedCall {
+  begin(request: GenerateRequest, choiceIndex = 0, generated: readonly number[] = []): ProbedCall {
     const id = this.#nextId++;
     const call = track(id);
     this.#calls.set(id, call);
     try {
-      this.engine.generate({ id, request, choiceIndex });
+      this.engine.generate({ id, request, choiceIndex, generated });
     } catch (error) {
       this.#take({ kind: "failed", id, error: MeshError.from(error), completionTokens: 0 });
     }
@@ -62,8 +62,8 @@ export class EngineProbe {
   }
 
   /** The whole of a call that must finish. */
-  async run(request: GenerateRequest, choiceIndex = 0): Promise<Outcome> {
-    const call = this.begin(request, choiceIndex);
+  async run(request: GenerateRequest, choiceIndex = 0, generated: readonly number[] = []): Promise<Outcome> {
+    const call = this.begin(request, choiceIndex, generated);
     const end = await Promise.race([call.finished, call.error]);
     if (end instanceof MeshError) throw end;
     return end;

@@ -43,6 +43,13 @@ export interface GenerateCall {
   readonly request: GenerateRequest;
   /** Which choice of the request; a seeded draw uses seed + choiceIndex. */
   readonly choiceIndex: number;
+  /**
+   * Tokens of this choice that an engine elsewhere generated before the call moved here; empty for a new call. The
+   * engine goes on behind them as if they were its own: limits, penalties, grammar, stop strings, draws, counts. Their
+   * text comes again, in one `tokens` event without token ids, so that what was held back is not lost. Tokens that
+   * cannot be the engine's own end the call with `cannotContinue`.
+   */
+  readonly generated: readonly number[];
 }
 
 /** How an engine is made. `onStep` gets all that one decode step brought, at once; events of one id are in order. */
@@ -60,7 +67,7 @@ export interface EngineOptions {
 export type StepEvent =
   /** First event of a sequence that was admitted. */
   | { readonly kind: "started"; readonly id: number; readonly promptTokens: number; readonly cachedTokens: number }
-  /** Tokens generated; `text` holds whole UTF-8 characters that can no longer be part of a stop string. */
+  /** Tokens generated here; `text` holds whole UTF-8 characters that can no longer be part of a stop string. */
   | {
       readonly kind: "tokens";
       readonly id: number;
@@ -68,7 +75,7 @@ export type StepEvent =
       readonly tokenIds: readonly number[];
       readonly logprobs: readonly TokenLogprob[];
     }
-  /** Last event of a sequence that ended well; `completionTokens` counts all its generated tokens. */
+  /** Last event of a sequence that ended well; `completionTokens` counts all its tokens, those generated elsewhere too. */
   | { readonly kind: "finished"; readonly id: number; readonly reason: FinishReason; readonly completionTokens: number }
   /** Last event of one that did not, a refusal included. */
   | { readonly kind: "failed"; readonly id: number; readonly error: MeshError; readonly completionTokens: number };

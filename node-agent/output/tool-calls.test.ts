@@ -24,7 +24,7 @@ function parse(pieces: readonly string[], maxCallLength?: number): Outcome {
 }
 
 const weather = '<tool_call>{"name": "get_weather", "arguments": {"city": "Os\\"lo", "n": [1, {}]}}</tool_call>';
-const weatherCall = [0, "id0", "get_weather", '{"city":"Os\\"lo","n":[1,{}]}'] as const;
+const weatherCall = [0, "id0", "get_weather", '{"city": "Os\\"lo", "n": [1, {}]}'] as const;
 
 const cases: readonly { readonly name: string; readonly input: string; readonly outcome: Outcome }[] = [
   { name: "plain text", input: "Hello <b>you</b> <", outcome: { text: "Hello <b>you</b> <", calls: [] } },
@@ -64,6 +64,25 @@ const cases: readonly { readonly name: string; readonly input: string; readonly 
     name: "a call that never closes",
     input: '<tool_call>{"name":"now"',
     outcome: { text: '<tool_call>{"name":"now"', calls: [] },
+  },
+  {
+    name: "arguments as they were written",
+    input:
+      '<tool_call>{ "arguments" : { "id": 12345678901234567890, "x": 1.10, "arguments": {"}": "]"} } , "name":"now"}</tool_call>',
+    outcome: {
+      text: "",
+      calls: [[0, "id0", "now", '{ "id": 12345678901234567890, "x": 1.10, "arguments": {"}": "]"} }']],
+    },
+  },
+  {
+    name: "the last of several arguments",
+    input: '<tool_call>{"name":"now","arguments":{},"\\u0061rguments":{"a":"\\\\"}}</tool_call>',
+    outcome: { text: "", calls: [[0, "id0", "now", '{"a":"\\\\"}']] },
+  },
+  {
+    name: "arguments that are null",
+    input: '<tool_call>{"name":"now","arguments":null}</tool_call>',
+    outcome: { text: "", calls: [[0, "id0", "now", "{}"]] },
   },
   { name: "half an open tag", input: "a <tool_", outcome: { text: "a <tool_", calls: [] } },
   {

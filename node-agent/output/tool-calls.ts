@@ -116,13 +116,14 @@ export class ToolCallParser {
   #parse(json: string): ToolCallDelta | undefined {
     const call = parseJson(json);
     if (!isObject(call) || typeof call["name"] !== "string" || !this.#options.tools.has(call["name"])) return undefined;
-    const args = call["arguments"] ?? {};
-    if (!isObject(args)) return undefined;
+    const args = call["arguments"] ?? undefined;
+    if (args !== undefined && !isObject(args)) return undefined;
     return create(ToolCallDeltaSchema, {
       index: this.#count++,
       id: this.#options.newId(),
       name: call["name"],
-      argumentsJson: JSON.stringify(args),
+      // As the model wrote it: read and written again, a large integer would lose digits.
+      argumentsJson: args === undefined ? "{}" : (memberText(json, "arguments") ?? "{}"),
     });
   }
 }
@@ -147,6 +148,29 @@ function partialTagLength(text: string): number {
     if (openTag.startsWith(text.slice(text.length - length))) return length;
   }
   return 0;
+}
+
+/** The text of a member's value in a JSON object, which must be valid; of several alike the last, as for JSON.parse. */
+function memberText(json: string, name: string): string | undefined {
+  let text: string | undefined;
+  let depth = 0;
+  let key: unknown;
+  let valueAt = -1;
+  for (let at = 0; at < json.length; at++) {
+    const unit = json[at];
+    if (unit === '"') {
+      const from = at;
+      for (at++; json[at] !== '"'; at++) if (json[at] === "\\") at++;
+      if (depth === 1 && valueAt < 0) key = JSON.parse(json.slice(from, at + 1));
+    } else if (unit === "{" || unit === "[") depth++;
+    else if (unit === "}" || unit === "]") depth--;
+    else if (unit === ":" && depth === 1) valueAt = at + 1;
+    if (valueAt >= 0 && (depth === 0 || (depth === 1 && unit === ","))) {
+      if (key === name) text = json.slice(valueAt, at).trim();
+      valueAt = -1;
+    }
+  }
+  return text;
 }
 
 function parseJson(text: string): unknown {

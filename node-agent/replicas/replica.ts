@@ -5,7 +5,6 @@ import type {
   CountTokensResponse,
   EmbedRequest,
   EmbedResponse,
-  GenerateRequest,
 } from "#gen/helixmesh/inference/v1/inference_pb.ts";
 import type { DesiredReplica } from "#gen/helixmesh/node/v1/node_pb.ts";
 import { type ReplicaLoad, ReplicaLoadSchema } from "#gen/helixmesh/type/v1/type_pb.ts";
@@ -15,7 +14,7 @@ import type { Logger } from "#kernel/log.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
 import type { Random } from "#kernel/random.ts";
 import type { CallTarget, RunningSequence } from "../call/index.ts";
-import type { CreateEngine, Engine, StepEvent } from "../engines/engine.ts";
+import type { CreateEngine, Engine, GenerateCall, StepEvent } from "../engines/engine.ts";
 import { type ReplicaEvent, type ReplicaState, transition } from "./state.ts";
 
 export interface ReplicaParts {
@@ -83,12 +82,12 @@ export class Replica implements CallTarget {
     throw new MeshError(Reason.NO_READY_REPLICA, `The replica is ${state.kind}, not ready; try again later.`);
   }
 
-  generate(request: GenerateRequest, choiceIndex: number, onEvent: (event: StepEvent) => void): RunningSequence {
+  generate(sequence: Omit<GenerateCall, "id">, onEvent: (event: StepEvent) => void): RunningSequence {
     const engine = this.checkReady();
     const id = this.#nextId++;
     this.#sequences.set(id, onEvent);
     try {
-      engine.generate({ id, request, choiceIndex });
+      engine.generate({ ...sequence, id });
     } catch (error) {
       this.#forget(id);
       throw error;

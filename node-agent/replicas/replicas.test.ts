@@ -162,7 +162,12 @@ describe("ReplicaSet", () => {
     set.setDesired([desired("a")]);
     await settle();
     const events: StepEvent["kind"][] = [];
-    set.target("a").generate(create(GenerateRequestSchema), 0, (event) => void events.push(event.kind));
+    set
+      .target("a")
+      .generate(
+        { request: create(GenerateRequestSchema), choiceIndex: 0, generated: [] },
+        (event) => void events.push(event.kind),
+      );
     set.setDesired([]);
     await settle();
     expect(stateOf(set)).toEqual([WireState.DRAINING]);
@@ -179,7 +184,12 @@ describe("ReplicaSet", () => {
     set.setDesired([desired("a")]);
     await settle();
     const events: StepEvent["kind"][] = [];
-    set.target("a").generate(create(GenerateRequestSchema), 0, (event) => void events.push(event.kind));
+    set
+      .target("a")
+      .generate(
+        { request: create(GenerateRequestSchema), choiceIndex: 0, generated: [] },
+        (event) => void events.push(event.kind),
+      );
     set.setDesired([]);
     clock.advance(1_000);
     await settle();
@@ -192,7 +202,7 @@ describe("ReplicaSet", () => {
     const { made, set } = scriptedEngines(clock);
     set.setDesired([desired("a")]);
     await settle();
-    set.target("a").generate(create(GenerateRequestSchema), 0, () => {});
+    set.target("a").generate({ request: create(GenerateRequestSchema), choiceIndex: 0, generated: [] }, () => {});
     set.setDesired([]);
     set.setDesired([desired("a")]);
     clock.advance(1_000);

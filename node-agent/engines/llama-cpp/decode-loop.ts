@@ -130,12 +130,14 @@ export class DecodeLoop {
       if (!best) return;
       this.#waiting.shift();
       cachedTokens = this.#keepPrefix(best, cachedTokens);
-      best.tokens.set(promptTokens);
-      best.length = promptTokens.length;
-      best.evaluated = cachedTokens;
-      best.sequence = new Sequence(next.id, next.plan, best, this.#options);
+      best.begin(next.plan, cachedTokens);
+      const sequence = new Sequence(next.id, next.plan, best, this.#options);
+      best.sequence = sequence;
       this.#outlet.push({ kind: "started", id: next.id, promptTokens: promptTokens.length, cachedTokens });
       if (next.plan.echo !== "") this.#outlet.push({ kind: "tokens", id: next.id, text: next.plan.echo, tokenIds: [] });
+      const replayed: WireEvent[] = [];
+      if (sequence.replay(replayed)) sequence.dispose();
+      for (const event of replayed) this.#outlet.push(event);
     }
   }
 

@@ -104,10 +104,11 @@ export class LlamaCppEngine implements Engine {
       return;
     }
     if (this.#calls.size === 0) this.#heardMs = this.#parts.clock.monotonicMs();
-    this.#calls.set(call.id, { completionTokens: 0 });
+    this.#calls.set(call.id, { completionTokens: call.generated.length });
     this.#watch();
     const request = toBinary(GenerateRequestSchema, call.request);
-    this.#command({ kind: "generate", id: call.id, choiceIndex: call.choiceIndex, request });
+    const generated = Uint32Array.from(call.generated);
+    this.#command({ kind: "generate", id: call.id, choiceIndex: call.choiceIndex, request, generated });
   }
 
   cancel(id: number): void {

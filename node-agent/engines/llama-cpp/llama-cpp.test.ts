@@ -41,6 +41,38 @@ engineContract("llama.cpp", {
   replica: { replicaId: "r", parallelSequences: 16 },
   bounded: { replicaId: "r", parallelSequences: 1, engineOptions: { max_queued: "1" } },
   longPrompt: storyPrompt,
+  movable: [
+    {
+      name: "a call with a JSON schema",
+      request: {
+        ...chat("What is the capital of Japan?", { maxOutputTokens: 60 }),
+        ...jsonSchema({
+          type: "object",
+          properties: { city: { type: "string", maxLength: 20 }, founded: { type: "integer" } },
+          required: ["city", "founded"],
+        }),
+      },
+    },
+    {
+      name: "a seeded JSON object",
+      request: {
+        ...chat("Give me JSON with the name Ada and the age 36.", { sampling: { temperature: 0.8, seed: 4n } }),
+        responseFormat: { format: { case: "jsonObject", value: true } },
+      },
+    },
+    {
+      name: "a text by grammar with characters of several tokens",
+      request: {
+        ...chat("Who are you?"),
+        responseFormat: { format: { case: "grammar", value: 'root ::= "žluťoučký " ("日本 😀!" | "kůň 🦊.")' } },
+      },
+    },
+    { name: "a tool call", request: chat("What is the weather in Oslo?", {}, { tools: [weather] }) },
+    {
+      name: "a strict tool call",
+      request: chat("What is the weather in Oslo?", {}, { tools: [{ ...weather, strict: true }] }),
+    },
+  ],
   unsupported: [
     { field: "echo", request: { echo: true, logprobs: { top: 0 } } },
     { field: "response_format.json_schema", request: jsonSchema({ type: "string", pattern: "^a+$" }) },

@@ -14,7 +14,14 @@ export type ToWorker =
   | { readonly kind: "close" };
 
 export type CallCommand =
-  | { readonly kind: "generate"; readonly id: number; readonly choiceIndex: number; readonly request: Uint8Array }
+  | {
+      readonly kind: "generate";
+      readonly id: number;
+      readonly choiceIndex: number;
+      readonly request: Uint8Array;
+      /** As in GenerateCall. */
+      readonly generated: Uint32Array;
+    }
   | { readonly kind: "cancel"; readonly id: number };
 
 /** From the worker process. */

@@ -69,7 +69,10 @@ interface AddonModel {
 }
 
 interface Bindings {
-  readonly AddonSampler: new (model: AddonModel) => Sampler;
+  readonly AddonSampler: (new (model: AddonModel) => Sampler) & {
+    acceptGrammarEvaluationStateToken(state: object, token: number): void;
+    canBeNextTokenForGrammarEvaluationState(state: object, token: number): boolean;
+  };
   readonly AddonGrammar: new (text: string, options: { addonExports: object; rootRuleName: string }) => object;
   readonly AddonGrammarEvaluationState: new (model: AddonModel, grammar: object) => object;
   getMathCores(): number;
@@ -110,6 +113,8 @@ export class NativeModel {
     this.#model = model;
     const bindings = member(llama, "_bindings");
     assertMembers(bindings, "bindings", ["AddonSampler", "AddonGrammar", "AddonGrammarEvaluationState"]);
+    const grammarMembers = ["acceptGrammarEvaluationStateToken", "canBeNextTokenForGrammarEvaluationState"];
+    assertMembers(member(bindings, "AddonSampler"), "sampler", grammarMembers);
     this.#bindings = bindings as Bindings;
     const addon = member(model, "_model");
     assertMembers(addon, "model", ["tokenize", "detokenize", "getTokenString", "getTokenAttributes", "isEogToken"]);
@@ -210,6 +215,14 @@ export class NativeModel {
     return { native: new this.#bindings.AddonGrammarEvaluationState(this.addon, grammar) };
   }
 
+  /** Moves the grammar past a token that was drawn elsewhere; false when it does not allow that token. */
+  acceptToken({ native }: GrammarState, token: number): boolean {
+    const { AddonSampler } = this.#bindings;
+    if (!AddonSampler.canBeNextTokenForGrammarEvaluationState(native, token)) return false;
+    AddonSampler.acceptGrammarEvaluationStateToken(native, token);
+    return true;
+  }
+
   async close(): Promise<void> {
     await this.#llama.dispose();
     this.#contexts.length = 0;
@@ -225,7 +238,9 @@ function boundContext(context: unknown): AddonContext {
 }
 
 function member(owner: unknown, name: string): unknown {
-  return typeof owner === "object" && owner !== null ? Reflect.get(owner, name) : undefined;
+  return (typeof owner === "object" && owner !== null) || typeof owner === "function"
+    ? Reflect.get(owner, name)
+    : undefined;
 }
 
 function assertMembers(value: unknown, what: string, names: readonly string[]): void {

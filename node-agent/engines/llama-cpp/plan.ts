@@ -7,6 +7,7 @@ import type {
 } from "#gen/helixmesh/inference/v1/inference_pb.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
 import type { Random } from "#kernel/random.ts";
+import { cannotContinue } from "../continuation.ts";
 import type { ChatTemplate } from "./chat-template.ts";
 import { textOfPart } from "./control-texts.ts";
 import type { GrammarState, NativeModel, SamplerConfig } from "./native.ts";
@@ -16,6 +17,8 @@ import type { Vocabulary } from "./vocabulary.ts";
 /** A request, checked and turned into what the decode loop needs. */
 export interface Plan {
   readonly promptTokens: Uint32Array;
+  /** What an engine elsewhere generated already; empty for a new call. */
+  readonly generated: Uint32Array;
   /** At least 1; the context's end is within it. */
   readonly maxTokens: number;
   readonly sampling: SamplerConfig;
@@ -59,7 +62,7 @@ export class Planner {
     this.#parts = parts;
   }
 
-  plan(request: GenerateRequest, choiceIndex: number): Plan {
+  plan(request: GenerateRequest, choiceIndex: number, generated: Uint32Array): Plan {
     const { contextTokens, model } = this.#parts;
     if (model.embedsOnly) throw unsupported("This model only embeds; it cannot generate text.", "model");
     const promptTokens = this.#fittingPrompt(request);
@@ -71,11 +74,17 @@ export class Planner {
     if (logprobs !== undefined) checkRange("logprobs.top", logprobs, 0, limits.topLogprobs);
     const priority = request.priority ?? limits.defaultPriority;
     checkRange("priority", priority, 0, limits.priority);
-    const sampling = this.#sampling(request.sampling, promptTokens);
+    const sampling = this.#sampling(
+      request.sampling,
+      generated.length === 0 ? promptTokens : joined(promptTokens, generated),
+    );
     const grammar = this.#grammar(request);
+    const maxTokens = Math.min(room, request.maxOutputTokens ?? room);
+    this.#checkGenerated(generated, maxTokens, grammar?.state);
     return {
       promptTokens,
-      maxTokens: Math.min(room, request.maxOutputTokens ?? room),
+      generated,
+      maxTokens,
       sampling: grammar ? { ...sampling, grammarEvaluationState: grammar.state.native } : sampling,
       seed: seedOf(request.sampling, choiceIndex),
       penalised: sampling.repeatPenaltyTokens !== undefined,
@@ -86,6 +95,21 @@ export class Planner {
       echo: request.echo ? this.#echo(request) : "",
       priority,
     };
+  }
+
+  /** Brings the grammar to the state behind the tokens; throws where they cannot be this model's and this request's. */
+  #checkGenerated(generated: Uint32Array, maxTokens: number, grammar: GrammarState | undefined): void {
+    const { model, vocabulary } = this.#parts;
+    if (generated.length > maxTokens) {
+      throw cannotContinue(`it has ${generated.length} tokens and may have ${maxTokens}`);
+    }
+    for (const token of generated) {
+      if (token >= vocabulary.size) throw cannotContinue(`token id ${token} is not in its vocabulary`);
+      if (vocabulary.endsGeneration(token)) throw cannotContinue(`token id ${token} ends a text`);
+      if (grammar && !model.acceptToken(grammar, token)) {
+        throw cannotContinue("the format that the request demands does not allow what was generated");
+      }
+    }
   }
 
   /** A text that cannot fit however it is cut is refused before the work of cutting it, which would hold up all others. */
@@ -209,6 +233,13 @@ export class Planner {
         throw unsupported("echo repeats a prompt or token ids; leave it out with chat.", "echo");
     }
   }
+}
+
+function joined(head: Uint32Array, tail: Uint32Array): Uint32Array {
+  const whole = new Uint32Array(head.length + tail.length);
+  whole.set(head);
+  whole.set(tail, head.length);
+  return whole;
 }
 
 function seedOf(sampling: Sampling | undefined, choiceIndex: number): bigint | undefined {

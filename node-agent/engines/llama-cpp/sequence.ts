@@ -24,6 +24,14 @@ export class Lane {
     this.tokens = new Uint32Array(contextTokens);
   }
 
+  /** Takes a call's tokens, of which the first `evaluated` are in the KV cache already. */
+  begin({ promptTokens, generated }: Plan, evaluated: number): void {
+    this.tokens.set(promptTokens);
+    this.tokens.set(generated, promptTokens.length);
+    this.length = promptTokens.length + generated.length;
+    this.evaluated = evaluated;
+  }
+
   /** Tokens of `prompt` that the cache holds; its last one is always evaluated, for its logits. */
   sharedPrefix(prompt: Uint32Array): number {
     const most = Math.min(this.evaluated, prompt.length - 1);
@@ -60,7 +68,7 @@ export class Sequence {
   readonly #reader: Sampler | undefined;
   readonly #text = new Utf8Text();
   readonly #stops: StopMatcher;
-  completionTokens = 0;
+  completionTokens: number;
   /** Set by a cancel; the loop ends the sequence before its next step. */
   cancelled = false;
 
@@ -69,6 +77,7 @@ export class Sequence {
     this.plan = plan;
     this.lane = lane;
     this.#parts = parts;
+    this.completionTokens = plan.generated.length;
     this.#stops = new StopMatcher(plan.stop);
     this.#sampler = parts.model.newSampler();
     this.#sampler.applyConfig(plan.sampling);
@@ -76,6 +85,26 @@ export class Sequence {
       this.#reader = parts.model.newSampler();
       this.#reader.applyConfig({});
     }
+  }
+
+  /** Says the text of the tokens that came with the call; true when they had ended it already. */
+  replay(events: WireEvent[]): boolean {
+    const { generated, maxTokens } = this.plan;
+    if (generated.length === 0) return false;
+    let text = "";
+    for (const token of generated) {
+      const outcome = this.#stops.push(this.#text.push(this.#parts.vocabulary.piece(token)));
+      text += outcome.text;
+      if (!outcome.stopped) continue;
+      events.push(this.#tokens(text, [], undefined), this.#finished(FinishReason.STOP));
+      return true;
+    }
+    if (this.completionTokens >= maxTokens) {
+      this.#finish(events, FinishReason.LENGTH, text, [], undefined);
+      return true;
+    }
+    events.push(this.#tokens(text, [], undefined));
+    return false;
   }
 
   /** Draws the next token from the logits at `logitIndex` and says what came of it; true when it was the last. */
@@ -111,7 +140,7 @@ export class Sequence {
   }
 
   #accept(token: number, logprob: WireLogprob | undefined, events: WireEvent[]): boolean {
-    const { id, plan, lane } = this;
+    const { plan, lane } = this;
     const { vocabulary } = this.#parts;
     // A grammar that allows nothing more gives no token: the text is complete.
     if (token < 0 || vocabulary.endsGeneration(token)) {
@@ -122,7 +151,7 @@ export class Sequence {
     const outcome = this.#stops.push(this.#text.push(vocabulary.piece(token)));
     if (outcome.stopped) {
       events.push(this.#tokens(outcome.text, [token], logprob));
-      events.push({ kind: "finished", id, reason: FinishReason.STOP, completionTokens: this.completionTokens });
+      events.push(this.#finished(FinishReason.STOP));
       return true;
     }
     if (this.completionTokens >= plan.maxTokens) {
@@ -145,8 +174,11 @@ export class Sequence {
     const rest = this.#stops.push(this.#text.flush());
     const whole = text + rest.text + (rest.stopped ? "" : this.#stops.flush());
     if (whole !== "" || tokenIds.length > 0) events.push(this.#tokens(whole, tokenIds, logprob));
-    const why = rest.stopped ? FinishReason.STOP : reason;
-    events.push({ kind: "finished", id: this.id, reason: why, completionTokens: this.completionTokens });
+    events.push(this.#finished(rest.stopped ? FinishReason.STOP : reason));
+  }
+
+  #finished(reason: FinishReason): WireEvent {
+    return { kind: "finished", id: this.id, reason, completionTokens: this.completionTokens };
   }
 
   #tokens(text: string, tokenIds: readonly number[], logprob: WireLogprob | undefined): WireEvent {

@@ -77,7 +77,7 @@ function call({ planner, loop }: Ready, command: CallCommand): void {
   if (command.kind === "cancel") return loop.cancel(command.id);
   try {
     const request = fromBinary(GenerateRequestSchema, command.request);
-    loop.submit(command.id, planner.plan(request, command.choiceIndex));
+    loop.submit(command.id, planner.plan(request, command.choiceIndex, command.generated));
   } catch (error) {
     loop.refuse(command.id, MeshError.from(error));
   }

@@ -15,8 +15,18 @@ import { type Clock, type Timer, sleep } from "#kernel/clock.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
 import type { Random } from "#kernel/random.ts";
 import { StopMatcher } from "../../output/stop-strings.ts";
+import { cannotContinue } from "../continuation.ts";
 import type { Engine, EngineLoad, EngineOptions, GenerateCall, StepEvent } from "../engine.ts";
-import { type TokenState, advance, embedTokens, initialState, logprobOf, nextToken, pieceOf } from "./language.ts";
+import {
+  type TokenState,
+  advance,
+  embedTokens,
+  initialState,
+  logprobOf,
+  nextToken,
+  pieceOf,
+  simVocabularySize,
+} from "./language.ts";
 import { type SimOptions, readSimOptions } from "./options.ts";
 import { type SimRequest, promptTokens, readSimRequest } from "./request.ts";
 
@@ -27,6 +37,8 @@ interface Sequence {
   state: TokenState;
   prefillLeft: number;
   generated: number;
+  /** Tokens that came with the call, until it is admitted. */
+  replay: readonly number[];
   cancelled: boolean;
 }
 
@@ -104,13 +116,18 @@ export class SimEngine implements Engine {
         },
       );
     }
+    const { generated } = call;
+    const impossible = generated.find((token) => token >= simVocabularySize);
+    if (impossible !== undefined) throw cannotContinue(`token id ${impossible} is not in its vocabulary`);
+    if (generated.length > request.maxTokens) throw cannotContinue("it has more tokens than it may");
     const sequence: Sequence = {
       id: call.id,
       request,
       stops: new StopMatcher(call.request.stop),
-      state: initialState(request.prompt, request.seed),
-      prefillLeft: request.prompt.length,
-      generated: 0,
+      state: generated.reduce(advance, initialState(request.prompt, request.seed)),
+      prefillLeft: request.prompt.length + generated.length,
+      generated: generated.length,
+      replay: generated,
       cancelled: false,
     };
     this.#queue.push(sequence);
@@ -222,6 +239,7 @@ export class SimEngine implements Engine {
           promptTokens: sequence.request.prompt.length,
           cachedTokens: 0,
         });
+        if (sequence.replay.length > 0) this.#replay(sequence, events);
       } else break;
       taken++;
     }
@@ -235,6 +253,22 @@ export class SimEngine implements Engine {
       this.#queue = rest.filter((sequence) => !sequence.cancelled);
     }
     if (events.length > 0) this.#engine.onStep(events);
+  }
+
+  /** Says the text of the tokens that came with the call again, and ends the call if they ended it. */
+  #replay(sequence: Sequence, events: StepEvent[]): void {
+    const { stops, generated, request } = sequence;
+    const { text, stopped } = stops.push(sequence.replay.map(pieceOf).join(""));
+    sequence.replay = [];
+    const full = !stopped && generated >= request.maxTokens;
+    const whole = text + (full ? stops.flush() : "");
+    events.push({ kind: "tokens", id: sequence.id, text: whole, tokenIds: [], logprobs: [] });
+    if (!stopped && !full) return;
+    const reason = stopped || request.lengthIsNatural ? FinishReason.STOP : FinishReason.LENGTH;
+    // Nothing of its prompt was evaluated.
+    this.#kvUsed += request.prompt.length - sequence.prefillLeft + generated;
+    events.push(this.#endRunning(sequence, { kind: "finished", reason }));
+    this.#running.pop();
   }
 
   /** Chooses the prompts of the coming step; returns its duration in microseconds of engine time. */

@@ -17,6 +17,7 @@ engineContract("sim", {
   replica: { parallelSequences: 8, contextTokens: 1_024, engineOptions: fast },
   bounded: { parallelSequences: 1, contextTokens: 1_024, engineOptions: { ...fast, queue_limit: "1" } },
   longPrompt: "Tell me a long story about a fox.",
+  movable: [],
   unsupported: [
     {
       field: "response_format.json_object",
