@@ -36,7 +36,7 @@ export async function up(settings: UpSettings, parts: UpParts): Promise<0 | 1 | 
     return 1;
   } finally {
     progress.end();
-    state?.release();
+    await state?.release();
   }
 }
 
