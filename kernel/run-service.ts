@@ -1,9 +1,11 @@
+import { once } from "node:events";
 import { writeSync } from "node:fs";
 import { type Clock, systemClock } from "#kernel/clock.ts";
 import { createLogger, type Logger } from "#kernel/log.ts";
 import { Metrics } from "#kernel/metrics.ts";
 import { type Random, systemRandom } from "#kernel/random.ts";
 import { type Declaration, type SettingsOf, defineSettings, loadSettings, setting } from "#kernel/settings.ts";
+import { watchStopSignals } from "#kernel/stop-signals.ts";
 import { startTracing } from "#kernel/trace.ts";
 
 /** Settings that every service has; a declaration with the same property name replaces one of them. */
@@ -54,7 +56,7 @@ export interface ServiceOptions<D extends Declaration> {
 
 /**
  * The life of a service process. Exit status: 0 after a drain or `--help`, 2 for wrong settings, 1 when it could not
- * start, drain or go on, 130 after a second signal.
+ * start, drain or go on, 130 when a second signal asked again (`stop-signals.ts`).
  */
 export async function runService<D extends Declaration>(options: ServiceOptions<D>): Promise<void> {
   const { name, argv = process.argv.slice(2), env = process.env } = options;
@@ -83,18 +85,10 @@ export async function runService<D extends Declaration>(options: ServiceOptions<
   process.on("unhandledRejection", crash);
   process.on("uncaughtException", crash);
 
-  const stopped = Promise.withResolvers<string>();
-  let signals = 0;
-  function onSignal(signal: string): void {
-    signals++;
-    if (signals > 1) process.exit(130);
-    logger.info("draining", { signal });
-    stopped.resolve(signal);
-  }
-  process.on("SIGTERM", onSignal);
-  process.on("SIGINT", onSignal);
-  // A parent that dies closes the IPC channel; an orphan would hold its ports for ever.
-  process.once("disconnect", () => onSignal("disconnect"));
+  const stop = watchStopSignals(process, systemClock);
+  const stopped = once(stop.requested, "abort");
+  stop.requested.addEventListener("abort", () => logger.info("draining", { signal: stop.requested.reason }));
+  stop.forced.addEventListener("abort", () => process.exit(130));
 
   const tracing = await startTracing({ service: `helixmesh-${name}`, endpoint: common.otlpEndpoint });
   try {
@@ -102,11 +96,11 @@ export async function runService<D extends Declaration>(options: ServiceOptions<
     const service = await options.start(settings, parts);
     logger.info("started", { url: service.url, adminUrl: service.adminUrl });
     announce({ type: "ready", url: service.url, adminUrl: service.adminUrl }, env, logger);
-    await stopped.promise;
+    await stopped;
     await service.drain();
     await tracing.shutdown();
   } catch (error) {
-    logger.error(signals > 0 ? "drain failed" : "start failed", { error });
+    logger.error(stop.requested.aborted ? "drain failed" : "start failed", { error });
     process.exit(1);
   }
   logger.info("stopped");

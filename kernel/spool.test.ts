@@ -21,7 +21,9 @@ afterEach(async () => {
   for (const spool of opened.splice(0)) await spool.close();
 });
 
+/** As after a crash of the process before: the lock that this process may still hold, or a copy of it, does not count. */
 async function open(dir: string, options: { maxBytes?: number; segmentBytes?: number } = {}): Promise<Spool> {
+  await rm(join(dir, "lock"), { force: true });
   const spool = await openSpool({ dir, maxBytes: 1e6, segmentBytes: 1e6, logger: silentLogger, ...options });
   opened.push(spool);
   return spool;
@@ -44,6 +46,20 @@ async function filled(dir: string, records: readonly string[], segmentBytes = 1_
   }
   return spool;
 }
+
+test("is one process's at a time, from opening to closing", async () => {
+  const dir = await freshDir();
+  const spool = await open(dir);
+  const options = { dir, maxBytes: 1e6, segmentBytes: 1e6, logger: silentLogger };
+  await expect(openSpool(options)).rejects.toThrow(
+    `Process ${process.pid} already uses the spool in ${dir}. Stop it, or give this one another state folder`,
+  );
+  spool.append(bytes("a"));
+  await spool.close();
+  const next = await openSpool(options);
+  expect(await contents(next)).toEqual(["a"]);
+  await next.close();
+});
 
 test("gives records in their order, again until they are committed", async () => {
   const spool = await filled(await freshDir(), ["a", "b", "c"]);

@@ -5,10 +5,11 @@ import type { Logger } from "#kernel/log.ts";
 import { readRecords } from "#kernel/spool-reader.ts";
 import { type SpoolCursor, readCursor, syncDirectory, writeCursor } from "#kernel/spool-cursor.ts";
 import { encodeFrame, frameHeaderBytes, scanFrames, segmentName, segmentNumber } from "#kernel/spool-segment.ts";
+import { takeLockFile } from "#kernel/lock-file.ts";
 import { makeFolder } from "#kernel/make-folder.ts";
 
 export interface SpoolOptions {
-  /** Made if missing; one process at a time. */
+  /** Made if missing; one spool at a time has it, by its file `lock`. */
   readonly dir: string;
   /** Of all records not yet committed, with 8 bytes each for framing. */
   readonly maxBytes: number;
@@ -45,15 +46,29 @@ interface Segment {
   records: number;
 }
 
+/** Throws when another process has the folder; one that was killed with it does not count. */
 export async function openSpool(options: SpoolOptions): Promise<Spool> {
-  await makeFolder(options.dir, 0o700);
-  const spool = new DiskSpool(options);
-  await spool.recover();
+  const { dir } = options;
+  await makeFolder(dir, 0o700);
+  const lock = await takeLockFile(join(dir, "lock"));
+  if (lock.kind === "held") {
+    throw new Error(
+      `Process ${lock.pid} already uses the spool in ${dir}. Stop it, or give this one another state folder (--state-dir).`,
+    );
+  }
+  const spool = new DiskSpool(options, lock.release);
+  try {
+    await spool.recover();
+  } catch (error) {
+    await lock.release();
+    throw error;
+  }
   return spool;
 }
 
 class DiskSpool implements Spool {
   readonly #options: SpoolOptions;
+  readonly #release: () => Promise<void>;
   readonly #listeners: ((dropped: Uint8Array) => void)[] = [];
   /** Oldest first; the last is the one written to, as long as `#file` is open. */
   #segments: Segment[] = [];
@@ -68,8 +83,10 @@ class DiskSpool implements Spool {
   #writeScheduled = false;
   #closed = false;
 
-  constructor(options: SpoolOptions) {
+  /** `release` gives the folder back, once nothing more is written. */
+  constructor(options: SpoolOptions, release: () => Promise<void>) {
     this.#options = options;
+    this.#release = release;
   }
 
   async recover(): Promise<void> {
@@ -164,6 +181,7 @@ class DiskSpool implements Spool {
       } finally {
         await this.#file?.close();
         this.#file = undefined;
+        await this.#release();
       }
     });
   }

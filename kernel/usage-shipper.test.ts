@@ -123,13 +123,11 @@ test("gives up a flush at its deadline and leaves the records on disk for the ne
 });
 
 test("ships at its start what an earlier process left", async () => {
-  const spool = await openSpool({ dir, maxBytes: 1_000, segmentBytes: 1_000, logger: silentLogger });
   const left = await start();
   left.shipper.record(usage("a"));
   await left.spool.flush();
   await left.shipper.close();
   await left.spool.close();
-  await spool.close();
   await start();
   await expect.poll(() => shipped).toEqual([["a"]]);
 });

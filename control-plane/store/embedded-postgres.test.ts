@@ -10,9 +10,9 @@ import { promisify } from "node:util";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { systemClock } from "#kernel/clock.ts";
 import { silentLogger } from "#kernel/log.ts";
+import { isAlive } from "#kernel/process-identity.ts";
 import { type Database, openDatabase } from "./database.ts";
 import { type EmbeddedPostgres, type EmbeddedPostgresOptions, startEmbeddedPostgres } from "./embedded-postgres.ts";
-import { isAlive } from "./embedded/process-identity.ts";
 
 let home: string;
 let dir: string;

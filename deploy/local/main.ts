@@ -1,8 +1,8 @@
 import { systemClock } from "#kernel/clock.ts";
 import { loadSettings } from "#kernel/settings.ts";
+import { watchStopSignals } from "#kernel/stop-signals.ts";
 import { Progress } from "./progress.ts";
 import { upSettings } from "./settings.ts";
-import { watchStopSignals } from "./stop-signals.ts";
 import { up } from "./up.ts";
 
 const intro = `Runs a whole mesh on this machine: control plane with its database, router, node agents, and a small

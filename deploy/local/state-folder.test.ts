@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { systemClock } from "#kernel/clock.ts";
-import { identify } from "./process-identity.ts";
+import { identify } from "#kernel/process-identity.ts";
 import { openStateFolder } from "./state-folder.ts";
 
 let root: string;
@@ -23,14 +23,14 @@ describe("the state folder", () => {
     const dir = join(root, "a", "b");
     const state = await open(dir);
     expect(existsSync(join(dir, "logs"))).toBe(true);
-    state.release();
-    (await open(dir)).release();
+    await state.release();
+    await (await open(dir)).release();
   });
 
   test("cannot be taken twice, and the refusal says who has it", async () => {
     const state = await open(root);
     await expect(open(root)).rejects.toThrow(`Process ${process.pid} already runs a mesh`);
-    state.release();
+    await state.release();
   });
 
   test("is taken over from a process that is gone, with its stale run.json", async () => {
@@ -38,12 +38,12 @@ describe("the state folder", () => {
     writeFileSync(join(root, "run.json"), "{}");
     const state = await open(root);
     expect(existsSync(join(root, "run.json"))).toBe(false);
-    state.release();
+    await state.release();
   });
 
   test("is taken over from a lock file that was cut short", async () => {
     writeFileSync(join(root, "up.json"), '{"pid": 1');
-    (await open(root)).release();
+    await (await open(root)).release();
   });
 
   test("waits for the children of a killed holder", async () => {
@@ -57,7 +57,7 @@ describe("the state folder", () => {
       child.kill("SIGKILL");
     });
     expect(waits[0]).toContain(`router (pid ${child.pid})`);
-    state.release();
+    await state.release();
   });
 
   test("is refused with advice when a part of the path is a file", async () => {

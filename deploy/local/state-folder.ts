@@ -1,18 +1,9 @@
-import {
-  chmodSync,
-  existsSync,
-  linkSync,
-  mkdirSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  statfsSync,
-  statSync,
-  writeFileSync,
-} from "node:fs";
-import { dirname, join } from "node:path";
+import { chmodSync, renameSync, rmSync, statfsSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { type Clock, sleep } from "#kernel/clock.ts";
-import { identify, type ProcessIdentity, stillRuns } from "./process-identity.ts";
+import { type LockContent, lockText, takeLockFile } from "#kernel/lock-file.ts";
+import { makeFolder } from "#kernel/make-folder.ts";
+import { type ProcessIdentity, identify, stillRuns } from "#kernel/process-identity.ts";
 import { StartError, systemErrorCode } from "./start-error.ts";
 
 /** A fresh database takes 60 MB, its write-ahead log and the logs the rest. */
@@ -20,9 +11,7 @@ const neededMegabytes = 300;
 /** How long the children of a killed `up` may take to drain. */
 const orphanPatienceMs = 30_000;
 
-interface LockContent extends ProcessIdentity {
-  readonly children: readonly (ProcessIdentity & { readonly name: string })[];
-}
+type Child = ProcessIdentity & { readonly name: string };
 
 /** The folder of one local mesh, held by this process until `release`. */
 export interface StateFolder {
@@ -30,7 +19,7 @@ export interface StateFolder {
   path(...parts: string[]): string;
   /** Writes down which children run, so that a start after a crash of ours can wait for their end. */
   rememberChildren(children: readonly { readonly name: string; readonly pid: number }[]): void;
-  release(): void;
+  release(): Promise<void>;
 }
 
 /** Makes the folder if it is missing and takes it. Throws a StartError when another `up` has it or it is no use. */
@@ -39,8 +28,14 @@ export async function openStateFolder(
   parts: { readonly clock: Clock; readonly onWait: (text: string) => void; readonly signal: AbortSignal },
 ): Promise<StateFolder> {
   const lockFile = join(dir, "up.json");
-  prepare(dir);
-  const left = takeLock(dir, lockFile);
+  await prepare(dir);
+  const lock = await takeLockFile(lockFile, { children: [] });
+  if (lock.kind === "held") {
+    throw new StartError(
+      `Process ${lock.pid} already runs a mesh with the state folder ${dir}. Stop it (kill ${lock.pid}), or run ` +
+        "a second mesh with another folder and ports: --state DIR --router-port 0 --control-port 0 --agent-port 0 --admin-port-base 0.",
+    );
+  }
   const folder: StateFolder = {
     dir,
     path: (...names) => join(dir, ...names),
@@ -49,15 +44,15 @@ export async function openStateFolder(
         const identity = identify(pid);
         return identity ? [{ name, ...identity }] : [];
       });
-      writeAtomically(lockFile, lockText(identified));
+      writeAtomically(lockFile, lockText({ children: identified }));
     },
-    release: () => rmSync(lockFile, { force: true }),
+    release: lock.release,
   };
   try {
     rmSync(join(dir, "run.json"), { force: true });
-    await waitForOrphans(left, parts);
+    await waitForOrphans(childrenOf(lock.left), parts);
   } catch (error) {
-    folder.release();
+    await folder.release();
     throw error;
   }
   return folder;
@@ -70,10 +65,10 @@ export function writeAtomically(file: string, text: string, mode = 0o644): void 
   renameSync(temporary, file);
 }
 
-function prepare(dir: string): void {
+async function prepare(dir: string): Promise<void> {
   try {
     // The control plane's database may run as another user, who must be able to pass through.
-    makeFolder(join(dir, "logs"));
+    await makeFolder(join(dir, "logs"), 0o755);
     const probe = join(dir, `.probe-${process.pid}`);
     writeFileSync(probe, "");
     chmodSync(probe, 0o600);
@@ -89,14 +84,6 @@ function prepare(dir: string): void {
         "Free some space, or choose another place with --state DIR.",
     );
   }
-}
-
-/** Level by level: Node's own recursive way never ends where no folder can be made, such as below /proc. */
-function makeFolder(dir: string): void {
-  if (existsSync(dir) && statSync(dir).isDirectory()) return;
-  const parent = dirname(dir);
-  if (parent !== dir) makeFolder(parent);
-  mkdirSync(dir, { mode: 0o755 });
 }
 
 function whyUnusable(error: unknown): string {
@@ -119,53 +106,20 @@ function whyUnusable(error: unknown): string {
   }
 }
 
-/** Returns the children that a killed holder left behind. */
-function takeLock(dir: string, lockFile: string): LockContent["children"] {
-  const mine = `${lockFile}.${process.pid}.tmp`;
-  let left: LockContent["children"] = [];
-  writeFileSync(mine, lockText([]));
-  try {
-    for (let attempt = 0; attempt < 5; attempt++) {
-      try {
-        linkSync(mine, lockFile); // Unlike a write, a link fails when the name exists.
-        return left;
-      } catch (error) {
-        if (systemErrorCode(error) !== "EEXIST") throw error;
-      }
-      const holder = readLock(lockFile);
-      if (holder && stillRuns(holder)) {
-        throw new StartError(
-          `Process ${holder.pid} already runs a mesh with the state folder ${dir}. Stop it (kill ${holder.pid}), or run ` +
-            "a second mesh with another folder and ports: --state DIR --router-port 0 --control-port 0 --agent-port 0 --admin-port-base 0.",
-        );
-      }
-      left = holder?.children ?? [];
-      rmSync(lockFile, { force: true });
-    }
-    throw new StartError(`${lockFile} changes all the time: is another mesh being started in the same folder?`);
-  } finally {
-    rmSync(mine, { force: true });
-  }
+/** What a killed holder wrote down of its children; none for a lock of another form. */
+function childrenOf(left: LockContent | undefined): readonly Child[] {
+  const children = left?.["children"];
+  return Array.isArray(children) ? children.filter(isChild) : [];
 }
 
-function lockText(children: LockContent["children"]): string {
-  return JSON.stringify({ ...identify(process.pid), children });
-}
-
-/** Undefined for a file that is gone or was cut short by a full disk. */
-function readLock(file: string): LockContent | undefined {
-  try {
-    const content: Partial<LockContent> = JSON.parse(readFileSync(file, "utf8"));
-    const { pid, started, children } = content;
-    if (typeof pid !== "number" || typeof started !== "string" || !Array.isArray(children)) return undefined;
-    return { pid, started, children };
-  } catch {
-    return undefined;
-  }
+function isChild(value: unknown): value is Child {
+  if (typeof value !== "object" || value === null) return false;
+  const { pid, started, name } = value as Record<string, unknown>;
+  return typeof pid === "number" && typeof started === "string" && typeof name === "string";
 }
 
 async function waitForOrphans(
-  left: LockContent["children"],
+  left: readonly Child[],
   { clock, onWait, signal }: Parameters<typeof openStateFolder>[1],
 ): Promise<void> {
   const untilMs = clock.monotonicMs() + orphanPatienceMs;

@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { text as readAll } from "node:stream/consumers";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { identify, type ProcessIdentity, stillRuns } from "./process-identity.ts";
+import { identify, type ProcessIdentity, stillRuns } from "#kernel/process-identity.ts";
 import { projectRoot } from "./settings.ts";
 
 interface Address {

@@ -1,6 +1,7 @@
 import { readFileSync } from "node:fs";
 import { ConnectError } from "@connectrpc/connect";
 import type { Clock } from "#kernel/clock.ts";
+import type { StopSignals } from "#kernel/stop-signals.ts";
 import { tendLogs } from "./log-file.ts";
 import { Mesh } from "./mesh.ts";
 import { planPorts } from "./ports.ts";
@@ -11,7 +12,6 @@ import { removeRunFile, writeRunFile } from "./run-file.ts";
 import type { UpSettings } from "./settings.ts";
 import { StartError } from "./start-error.ts";
 import { openStateFolder, type StateFolder } from "./state-folder.ts";
-import type { StopSignals } from "./stop-signals.ts";
 import { summary } from "./summary.ts";
 
 export interface UpParts {
@@ -36,7 +36,7 @@ export async function up(settings: UpSettings, parts: UpParts): Promise<0 | 1 | 
     return 1;
   } finally {
     progress.end();
-    state?.release();
+    await state?.release();
   }
 }
 

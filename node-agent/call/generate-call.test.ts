@@ -2,6 +2,8 @@ import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { beforeEach, describe, expect, test } from "vitest";
 import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
 import {
+  type CountTokensResponse,
+  CountTokensResponseSchema,
   FinishReason,
   GenerateRequestSchema,
   type GenerateResponse,
@@ -27,6 +29,7 @@ let usage: UsageRecord[];
 let responses: GenerateResponse[];
 let ends: CallEnd[];
 let refuseFrom: number;
+let counted: PromiseWithResolvers<CountTokensResponse>;
 let metrics: CallMetrics;
 beforeEach(() => {
   clock = new ManualClock();
@@ -34,6 +37,7 @@ beforeEach(() => {
   usage = [];
   responses = [];
   ends = [];
+  counted = Promise.withResolvers();
   refuseFrom = Number.POSITIVE_INFINITY;
   metrics = new CallMetrics(new Metrics("node-agent"));
 });
@@ -49,7 +53,7 @@ function begin(request: Init, timeoutMs = 0n) {
         return { cancel: () => void (sequence.cancelled = true) };
       },
       embed: () => Promise.reject(new Error("not asked for")),
-      countTokens: () => Promise.reject(new Error("not asked for")),
+      countTokens: () => counted.promise,
     }),
     nodeId: () => "n1",
     recordUsage: (record) => void usage.push(record),
@@ -120,6 +124,28 @@ describe("a Generate call", () => {
     say(0, failed(Reason.CANCELLED, 5));
     expect(ends).toMatchObject([{ reason: Reason.ENGINE_FAILED, usage: { completionTokens: 5 } }]);
     expect(usage).toMatchObject([{ outcome: Outcome.FAILED, reason: Reason.ENGINE_FAILED }]);
+  });
+
+  test("that wants only its prompt back gets it, and the engine generates nothing", async () => {
+    begin({ ...prompt, echo: true, maxOutputTokens: 0, choiceCount: 2 });
+    counted.resolve(create(CountTokensResponseSchema, { promptTokens: 3 }));
+    await expect.poll(() => ends).toMatchObject([{ reason: 0, usage: { promptTokens: 3, completionTokens: 0 } }]);
+    expect(sequences).toEqual([]);
+    expect(responses.map(({ event }) => event.case)).toEqual(["started", "delta", "delta", "finished"]);
+    expect(deltas()).toMatchObject([
+      { choiceIndex: 0, text: "Hello", finishReason: FinishReason.LENGTH },
+      { choiceIndex: 1, text: "Hello", finishReason: FinishReason.LENGTH },
+    ]);
+    expect(usage).toMatchObject([{ outcome: Outcome.COMPLETED, usage: { promptTokens: 3 } }]);
+  });
+
+  test("that wants only its prompt back fails as the count of its tokens does, and ends at once when cancelled", async () => {
+    begin({ ...prompt, echo: true, maxOutputTokens: 0 });
+    counted.reject(new MeshError(Reason.ENGINE_FAILED, "It failed."));
+    await expect.poll(() => ends).toMatchObject([{ reason: Reason.ENGINE_FAILED }]);
+    counted = Promise.withResolvers();
+    begin({ ...prompt, echo: true, maxOutputTokens: 0 }).cancel(cancelled);
+    expect(ends).toMatchObject([{ reason: Reason.ENGINE_FAILED }, { reason: Reason.CANCELLED }]);
   });
 
   test("is refused as a whole when one choice is, and leaves no usage", () => {

@@ -1,13 +1,19 @@
 import { create } from "@bufbuild/protobuf";
 import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
-import { FinishReason, type GenerateRequest, ToolChoice_Mode } from "#gen/helixmesh/inference/v1/inference_pb.ts";
+import {
+  CountTokensRequestSchema,
+  FinishReason,
+  type GenerateRequest,
+  ToolChoice_Mode,
+} from "#gen/helixmesh/inference/v1/inference_pb.ts";
 import type { StartCall } from "#gen/helixmesh/link/v1/link_pb.ts";
 import { type Usage, UsageSchema } from "#gen/helixmesh/type/v1/type_pb.ts";
+import { invariant } from "#kernel/invariant.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
 import type { StepEvent } from "../engines/engine.ts";
 import type { CallSink, RunningCall } from "../link/index.ts";
 import { type ParsedOutput, ToolCallParser } from "../output/tool-calls.ts";
-import type { CallEnvironment, RunningSequence } from "./call-environment.ts";
+import type { CallEnvironment, CallTarget, RunningSequence } from "./call-environment.ts";
 import { CallRecord, type Operation } from "./call-record.ts";
 import { encodeDelta, encodeFinished, encodeStarted } from "./generate-response.ts";
 import { type RelayedChoice, type RelayedOutput, readRelayed } from "./relayed-output.ts";
@@ -87,6 +93,7 @@ export class GenerateCall implements RunningCall {
       const open = this.#choices.filter((choice) => !choice.ended);
       if (open.length === 0) return this.#endIfAllEnded();
       const target = this.#environment.target(this.#start.replicaId);
+      if (this.#request.echo && this.#request.maxOutputTokens === 0) return void this.#echoAlone(target);
       // The head of each choice is repeated here, so engines need not know of it.
       const request = this.#request.echo ? { ...this.#request, echo: false } : this.#request;
       for (const choice of open) {
@@ -101,6 +108,25 @@ export class GenerateCall implements RunningCall {
 
   cancel(error: MeshError): void {
     this.#fail(error);
+  }
+
+  /** The prompt comes back and nothing is generated: all that is asked of the engine is how long the prompt is. */
+  async #echoAlone(target: CallTarget): Promise<void> {
+    const { model, input } = this.#request;
+    try {
+      invariant(input.case === "prompt", "echo was checked to have a text prompt");
+      const { promptTokens } = await target.countTokens(create(CountTokensRequestSchema, { model, input }));
+      if (this.#record.ended) return;
+      for (const choice of this.#choices) {
+        choice.begun = true;
+        choice.ended = true;
+        choice.finishReason = FinishReason.LENGTH;
+        this.#onStarted(choice, promptTokens, 0);
+      }
+      this.#endIfAllEnded();
+    } catch (error) {
+      this.#fail(MeshError.from(error));
+    }
   }
 
   #fail(error: MeshError): void {

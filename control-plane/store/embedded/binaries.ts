@@ -179,9 +179,12 @@ async function putCopy(native: string, links: readonly Link[], dir: string, copy
     });
     if (!(await makeLinks(made, links))) throw new Error(`cannot make symbolic links in ${made}`);
     await chmod(made, 0o755);
-    // A good one that came meanwhile stays: a server may have started from it.
-    if (await isUsable(native, copy, links)) return;
-    if (await exists(copy)) await rename(copy, join(fresh, "old"));
+    // A good one that came meanwhile stays: a server may have started from it. Only one that was seen to be broken goes
+    // aside; one that comes from here on makes the last rename fail.
+    if (await exists(copy)) {
+      if (await isUsable(native, copy, links)) return;
+      await rename(copy, join(fresh, "old"));
+    }
     await rename(made, copy);
   } finally {
     await rm(fresh, { recursive: true, force: true });

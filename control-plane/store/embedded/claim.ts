@@ -1,18 +1,11 @@
 import { constants } from "node:fs";
-import { link, open, readFile, rename, rm, unlink, writeFile } from "node:fs/promises";
+import { open, readFile, rm } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { type Clock, sleep } from "#kernel/clock.ts";
-import { newId } from "#kernel/random.ts";
+import { takeLockFile } from "#kernel/lock-file.ts";
 import type { Logger } from "#kernel/log.ts";
-import { isAlive, isPostgresOf, processIdentity } from "./process-identity.ts";
-
-/** `owner.json` beside the data folder: which process runs the server, so that a second one does not. */
-interface Owner {
-  readonly pid: number;
-  readonly identity: string;
-  /** A socket folder outside the state folder, to be removed when the owner could not. */
-  readonly socketDir: string;
-}
+import { isAlive } from "#kernel/process-identity.ts";
+import { isPostgresOf } from "./postgres-process.ts";
 
 export interface Claim {
   release(): Promise<void>;
@@ -35,72 +28,24 @@ const orphanStopMs = 60_000;
  * left is cleared up: its server, should it still run, is stopped in order (it flushes and ends within moments).
  */
 export async function claim({ dir, dataDir, socketDir, clock, logger }: ClaimOptions): Promise<Claim> {
-  const path = join(dir, "owner.json");
-  const identity = (await processIdentity(process.pid)) ?? "unknown";
-  const mine: Owner = { pid: process.pid, identity, socketDir };
-  const draft = join(dir, newId("owner"));
-  await writeFile(draft, JSON.stringify(mine), { mode: 0o600 });
-  try {
-    while (!(await linked(draft, path))) {
-      const other = await readOwner(path);
-      if (other && (await processIdentity(other.pid)) === other.identity) {
-        throw new Error(
-          `Process ${other.pid} already runs the database in ${dir}. Stop it, or give this one another state folder (--state).`,
-        );
-      }
-      if (other && other.socketDir !== socketDir && basename(other.socketDir).startsWith(socketDirPrefix)) {
-        await rm(other.socketDir, { recursive: true, force: true });
-      }
-      await removeStale(path, other);
-    }
-  } finally {
-    await unlink(draft);
+  // owner.json, beside the data folder. The socket folder may lie outside, so the next owner must be told of it.
+  const lock = await takeLockFile(join(dir, "owner.json"), { socketDir });
+  if (lock.kind === "held") {
+    throw new Error(
+      `Process ${lock.pid} already runs the database in ${dir}. Stop it, or give this one another state folder (--state).`,
+    );
   }
+  const leftDir = lock.left?.["socketDir"];
   try {
+    if (typeof leftDir === "string" && leftDir !== socketDir && basename(leftDir).startsWith(socketDirPrefix)) {
+      await rm(leftDir, { recursive: true, force: true });
+    }
     await stopOrphan(dataDir, clock, logger);
   } catch (error) {
-    await rm(path, { force: true });
+    await lock.release();
     throw error;
   }
-  return { release: () => rm(path, { force: true }) };
-}
-
-/** Atomic: the file appears whole or not at all, for one of several that try. */
-async function linked(draft: string, path: string): Promise<boolean> {
-  try {
-    await link(draft, path);
-    return true;
-  } catch (error) {
-    if (error instanceof Error && "code" in error && error.code === "EEXIST") return false;
-    throw error;
-  }
-}
-
-/** Two that start at once may both see a stale file: the slower one must not take away what the faster one put there. */
-async function removeStale(path: string, seen: Owner | undefined): Promise<void> {
-  const aside = `${path}.${newId("stale")}`;
-  try {
-    await rename(path, aside);
-  } catch (error) {
-    if (error instanceof Error && "code" in error && error.code === "ENOENT") return;
-    throw error;
-  }
-  const taken = await readOwner(aside);
-  if (taken && (taken.pid !== seen?.pid || taken.identity !== seen.identity)) await linked(aside, path);
-  await rm(aside, { force: true });
-}
-
-async function readOwner(path: string): Promise<Owner | undefined> {
-  try {
-    const parsed: unknown = JSON.parse(await readFile(path, "utf8"));
-    if (typeof parsed !== "object" || parsed === null || !("pid" in parsed) || !("identity" in parsed))
-      return undefined;
-    const socketDir = "socketDir" in parsed ? String(parsed.socketDir) : "";
-    return { pid: Number(parsed.pid), identity: String(parsed.identity), socketDir };
-  } catch {
-    // Gone in this moment, or damaged by a crash of the machine: nobody's in both cases.
-    return undefined;
-  }
+  return lock;
 }
 
 async function stopOrphan(dataDir: string, clock: Clock, logger: Logger): Promise<void> {

@@ -18,13 +18,22 @@ describe("an error answer", () => {
     ["choice_count", "openai-chat", "n"],
     ["sampling.temperature", "openai-chat", "temperature"],
     ["inputs[3].text", "openai-embeddings", "input[3]"],
+    ["inputs[3].tokens.ids[1]", "openai-embeddings", "input[3][1]"],
+    ["tokens.ids[0]", "openai-completions", "prompt[0]"],
     ['labels["a"]', "openai-chat", 'metadata["a"]'],
     ["messages[0].role", "openai-chat", "messages[0].role"],
     ["chat.tools[2].parameters_json", "openai-chat", "tools[2].function.parameters"],
     ["tools[2].strict", "openai-chat", "tools[2].function.strict"],
-  ] as const)("names %s of the contract at %s as %s", (field, door, param) => {
-    const body = JSON.parse(errorBody(new MeshError(Reason.INVALID_REQUEST, "x", { field }), door)) as object;
-    expect(body).toMatchObject({ error: { param } });
+  ] as const)("names %s of the contract at %s as %s, in its message too", (field, door, param) => {
+    const error = new MeshError(Reason.INVALID_REQUEST, `${field} is wrong.`, { field });
+    expect(JSON.parse(errorBody(error, door))).toMatchObject({ error: { param, message: `${param} is wrong.` } });
+  });
+
+  test("leaves a message alone that has the field's name for a word", () => {
+    const error = new MeshError(Reason.CONTEXT_LENGTH_EXCEEDED, "The prompt has 9 tokens.", { field: "tokens" });
+    expect(JSON.parse(errorBody(error, "openai-completions"))).toMatchObject({
+      error: { param: "prompt", message: "The prompt has 9 tokens." },
+    });
   });
 
   test("advises when to retry, rounded up to whole seconds", () => {

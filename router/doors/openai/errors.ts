@@ -23,14 +23,20 @@ export function errorStatus(error: MeshError): number {
 /** The body of an error answer and the data of an error event (OpenAI API reference, "Error codes"). */
 export function errorBody(error: MeshError, door: Door | undefined): string {
   const { openAiType, openAiCode } = error.row;
+  const param = error.field === "" ? null : paramName(error.field, door);
   return JSON.stringify({
     error: {
-      message: error.message,
+      message: param === null ? error.message : renamed(error.message, error.field, param),
       type: openAiType,
-      param: error.field === "" ? null : paramName(error.field, door),
+      param,
       code: error instanceof HttpRefusal ? error.code : openAiCode,
     },
   });
+}
+
+/** A message begins with the field as the core calls it; elsewhere a name such as `tokens` is a word like any other. */
+function renamed(message: string, field: string, param: string): string {
+  return message.startsWith(field) ? param + message.slice(field.length) : message;
 }
 
 /** `x-should-retry` and `retry-after-ms` are what OpenAI's own clients look at first. */
@@ -50,6 +56,7 @@ const paramNames: ReadonlyMap<string, string> = new Map([
   ["labels", "metadata"],
   ["inputs", "input"],
   ["tokens", "prompt"],
+  ["tokens.ids", "prompt"],
   ["max_output_tokens", "max_completion_tokens"],
   ["logprobs.top", "top_logprobs"],
   ["tool_choice.name", "tool_choice.function.name"],
@@ -69,6 +76,5 @@ function paramName(field: string, door: Door | undefined): string {
     .replace(/^(tools\[\d+\])\.(parameters|strict)(_json)?$/, "$1.function.$2");
   // `labels["a"]` is renamed like `labels`; an input is no object here, so its last word goes.
   const [, name = path, rest = ""] = /^([a-z_.]+)(\[.*)?$/s.exec(path) ?? [];
-  const renamed = names.get(name) ?? name;
-  return renamed + (name === "inputs" ? rest.replace(/\.(text|tokens)$/, "") : rest);
+  return (names.get(name) ?? name) + (name === "inputs" ? rest.replace(/\.(text|tokens(\.ids)?)(?=\[|$)/, "") : rest);
 }

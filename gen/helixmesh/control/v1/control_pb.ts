@@ -68,7 +68,7 @@ export type Model = Message<"helixmesh.control.v1.Model"> & {
   price?: Price | undefined;
 
   /**
-   * Other names.
+   * Other names, those of aliases of aliases included; in a request, names that are to point straight at it.
    *
    * @generated from field: repeated string aliases = 7;
    */
@@ -644,7 +644,7 @@ export const SetPriceResponseSchema: GenMessage<SetPriceResponse> = /*@__PURE__*
   messageDesc(file_helixmesh_control_v1_control, 15);
 
 /**
- * SetAliasRequest points a name at a model.
+ * SetAliasRequest points a name at a model or at another alias.
  *
  * @generated from message helixmesh.control.v1.SetAliasRequest
  */
@@ -657,7 +657,7 @@ export type SetAliasRequest = Message<"helixmesh.control.v1.SetAliasRequest"> & 
   alias: string;
 
   /**
-   * The model's name; empty removes the alias.
+   * The name of a model, or of an alias that leads to one in at most 8 steps from here; empty removes the alias.
    *
    * @generated from field: string model = 2;
    */
@@ -1550,7 +1550,7 @@ export const ModelService: GenService<{
     output: typeof SetPriceResponseSchema;
   },
   /**
-   * SetAlias points a name at a model, or removes the name.
+   * SetAlias points a name at a model or at another alias, or removes the name; one that others point at stays.
    *
    * @generated from rpc helixmesh.control.v1.ModelService.SetAlias
    */

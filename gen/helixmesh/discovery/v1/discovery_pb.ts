@@ -249,7 +249,7 @@ export type Alias = Message<"helixmesh.discovery.v1.Alias"> & {
   name: string;
 
   /**
-   * The model's name.
+   * The name of the model that it leads to, whatever other aliases lie between.
    *
    * @generated from field: string model = 2;
    */

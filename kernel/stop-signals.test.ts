@@ -1,7 +1,7 @@
 import { EventEmitter } from "node:events";
 import { describe, expect, test } from "vitest";
 import { ManualClock } from "#kernel/clock.ts";
-import { watchStopSignals } from "./stop-signals.ts";
+import { watchStopSignals } from "#kernel/stop-signals.ts";
 
 describe("stop signals", () => {
   test("copies of one Ctrl-C count once", () => {
