@@ -11,10 +11,15 @@ export interface Row {
   readonly unit: string;
   readonly ours: number;
   readonly peers: Readonly<Record<string, number>>;
-  /** Our value divided by the first peer's must reach (throughput) or stay under (anything else) this; null: no goal. */
+  /** In the row's unit: what our value must reach where more is better, and not exceed elsewhere; null: no goal. */
   readonly goal: number | null;
   readonly met: boolean | null;
+  /** Lowest and highest of the repeats, by contestant; ours is `Helixmesh`. */
+  readonly spread?: Readonly<Record<string, readonly [number, number]>>;
 }
+
+/** Our name among the contestants. */
+export const ourName = "Helixmesh";
 
 export interface Result {
   readonly question: string;
@@ -51,14 +56,14 @@ export async function publish(name: string, result: Result): Promise<void> {
   await writeReadmeTables();
 }
 
+/** A row's figures are followed by the spread of the repeats and, for peers, by our value ÷ theirs. */
 function table(result: Result): string {
   const peers = [...new Set(result.rows.flatMap((row) => Object.keys(row.peers)))];
-  const head = ["case", "metric", "unit", "Helixmesh", ...peers, "ratio", "goal"];
+  const head = ["case", "metric", "unit", ourName, ...peers, "goal"];
   const lines = result.rows.map((row) => {
-    const first = Object.values(row.peers)[0];
-    const ratio = first === undefined || first === 0 ? "" : `${rounded(row.ours / first)}`;
-    const goal = row.goal === null ? "" : `${row.goal}${row.met ? " met" : " **missed**"}`;
-    return [row.case, row.metric, row.unit, row.ours, ...peers.map((peer) => row.peers[peer] ?? ""), ratio, goal];
+    const goal = row.goal === null ? "" : `${row.goal}${row.met === true ? " met" : " **missed**"}`;
+    const ours = `${row.ours}${spreadText(row, ourName)}`;
+    return [row.case, row.metric, row.unit, ours, ...peers.map((peer) => peerText(row, peer)), goal];
   });
   const rule = head.map(() => "---");
   return [
@@ -70,6 +75,18 @@ function table(result: Result): string {
   ].join("\n");
 }
 
+function peerText(row: Row, peer: string): string {
+  const value = row.peers[peer];
+  if (value === undefined) return "";
+  const ratio = value > 0 ? `, ×${rounded(row.ours / value)}` : "";
+  return `${value}${spreadText(row, peer)}${ratio}`;
+}
+
+function spreadText(row: Row, name: string): string {
+  const spread = row.spread?.[name];
+  return spread === undefined ? "" : ` (${spread[0]}–${spread[1]})`;
+}
+
 /** Replaces what stands between the markers of bench/README.md by the tables of all results. */
 export async function writeReadmeTables(): Promise<void> {
   const names = (await readdir(resultsFolder)).filter((file) => file.endsWith(".json")).toSorted();
@@ -79,11 +96,15 @@ export async function writeReadmeTables(): Promise<void> {
     tables.push(`### ${file.replace(/\.json$/, "")}\n\n${table(result)}`);
   }
   const path = join(import.meta.dirname, "README.md");
-  const text = await readFile(path, "utf8");
-  const marked = /(<!-- results -->\n)[\s\S]*(\n<!-- \/results -->)/;
-  if (!marked.test(text)) throw new Error(`${path} has lost its <!-- results --> markers.`);
-  await writeFile(
-    path,
-    text.replace(marked, (_, open: string, close: string) => `${open}\n${tables.join("\n\n")}\n${close}`),
-  );
+  await writeFile(path, withTables(await readFile(path, "utf8"), tables));
+}
+
+/** @throws Error when the text has no markers */
+export function withTables(text: string, tables: readonly string[]): string {
+  const open = "<!-- results -->\n";
+  const start = text.indexOf(open) + open.length;
+  const end = text.indexOf("<!-- /results -->", start);
+  if (start < open.length || end < 0) throw new Error("bench/README.md has lost its <!-- results --> markers.");
+  const between = tables.map((one) => `\n${one}\n`).join("");
+  return `${text.slice(0, start)}${between}${between === "" ? "" : "\n"}${text.slice(end)}`;
 }
