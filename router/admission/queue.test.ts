@@ -236,8 +236,8 @@ describe("whatever happens to it, a queue", () => {
         const bounds = { maxEntries: 8, maxBytes: 200, maxWaitMs: 20_000, promoteAfterMs: 1_500 };
         const queue = new Queue<QueueEntry>(bounds);
         const waiting = new Set<QueueEntry>();
-        const ends = (one: QueueEntry | undefined): void => {
-          if (one) expect(waiting.delete(one)).toBe(true);
+        const ends = (...ended: (QueueEntry | undefined)[]): void => {
+          for (const one of ended.filter((some) => some !== undefined)) expect(waiting.delete(one)).toBe(true);
         };
         let nowMs = 0;
         for (const [passMs, step] of steps) {
@@ -260,7 +260,7 @@ describe("whatever happens to it, a queue", () => {
               break;
             }
             case "expire":
-              for (const { entry: one } of queue.expire(nowMs)) ends(one);
+              ends(...queue.expire(nowMs).map((one) => one.entry));
               break;
             case "charge":
               queue.charge(step.tenant, 100);
@@ -273,7 +273,7 @@ describe("whatever happens to it, a queue", () => {
           expect(queue.bytes).toBe([...waiting].reduce((sum, { bytes }) => sum + bytes, 0));
           expect(queue.bytes).toBeLessThanOrEqual(bounds.maxBytes);
         }
-        for (const one of takeAll(queue, nowMs)) ends(one);
+        ends(...takeAll(queue, nowMs));
         expect(waiting.size).toBe(0);
       }),
     );

@@ -96,7 +96,7 @@ export class Queue<E extends QueueEntry> {
     return this.#bytes;
   }
 
-  /** Whether replicas are ready, though full. While none is, neither waits nor the drain rate are counted. */
+  /** Whether replicas are ready, though full. While none is, neither waits nor the drain rate count. */
   setOpen(open: boolean, nowMs: number): void {
     if (open !== (this.#openMs !== undefined)) this.#openMs = open ? nowMs : undefined;
     this.#measure(nowMs);
@@ -221,15 +221,17 @@ export class Queue<E extends QueueEntry> {
 
   /** From the lowest class up, so that who was overlooked for long moves up several. */
   #promote(nowMs: number): void {
+    if (this.#openMs === undefined) return;
     for (const [level, { bySince, byLatest }] of this.#levels.entries()) {
       const above = this.#levels[level + 1];
       if (!above) return;
       for (;;) {
         const place = bySince.first();
-        if (!place || place.sinceMs + this.#bounds.promoteAfterMs > nowMs) break;
+        const dueMs = Math.max(place?.sinceMs ?? 0, this.#openMs) + this.#bounds.promoteAfterMs;
+        if (!place || dueMs > nowMs) break;
         bySince.delete(place);
         byLatest.delete(place);
-        place.sinceMs += this.#bounds.promoteAfterMs;
+        place.sinceMs = dueMs;
         this.#share.move(place, level + 1);
         above.bySince.add(place);
         above.byLatest.add(place);
