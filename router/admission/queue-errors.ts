@@ -1,0 +1,57 @@
+import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
+import { MeshError } from "#kernel/mesh-error.ts";
+import type { QueueBounds } from "./queue.ts";
+
+/** Bounds of the advice when to come back: soon enough to be useful, and never at once. */
+const leastRetryMs = 1_000;
+const mostRetryMs = 300_000;
+
+/** Whole seconds, since that is what the header can say; `leastRetryMs` while nothing is measured. */
+export function retryAfterMs(drainMs: number | undefined): number {
+  return Math.ceil(Math.min(mostRetryMs, Math.max(leastRetryMs, drainMs ?? 0)) / 1_000) * 1_000;
+}
+
+/** Why a call got no turn, for its caller. `drainMs`: how long the queue takes as it drained lately. */
+export interface Refused {
+  readonly deployment: string;
+  readonly drainMs: number | undefined;
+}
+
+export function queueFull(bound: "entries" | "bytes", { maxEntries, maxBytes }: QueueBounds, why: Refused): MeshError {
+  const limit = bound === "entries" ? `${maxEntries} waiting calls` : `${maxBytes} bytes of waiting requests`;
+  return overloaded(`all its replicas are busy, and the queue is full (${limit})`, why, limit);
+}
+
+export function displaced(why: Refused): MeshError {
+  return overloaded("the queue is full, and a call with a better claim took this one's place", why);
+}
+
+export function waitedTooLong({ maxWaitMs }: QueueBounds, why: Refused): MeshError {
+  const limit = `${maxWaitMs} ms`;
+  return overloaded(`all its replicas were busy for ${limit}, the longest that a call waits`, why, limit);
+}
+
+/** At the door: it has waited for nothing yet, and later there may be room. */
+export function turnTooLate(waitMs: number, leftMs: number, why: Refused): MeshError {
+  const what = `this call's turn would come in about ${seconds(waitMs)}, after its deadline in ${seconds(leftMs)}`;
+  return overloaded(`all its replicas are busy, and ${what}`, { ...why, drainMs: waitMs });
+}
+
+/** In the queue: the time that the caller gave is as good as spent. */
+export function deadlineUnreachable(waitedMs: number, leftMs: number, { deployment }: Refused): MeshError {
+  const wait = `the call waited ${seconds(waitedMs)} for a replica of ${JSON.stringify(deployment)} with room`;
+  return new MeshError(
+    Reason.DEADLINE_EXCEEDED,
+    `The deadline cannot be met: ${wait}, and the ${seconds(leftMs)} left are too short. Allow more time or try later.`,
+  );
+}
+
+function overloaded(what: string, { deployment, drainMs }: Refused, limit?: string): MeshError {
+  const afterMs = retryAfterMs(drainMs);
+  const message = `${JSON.stringify(deployment)} is overloaded: ${what}. Try again in ${seconds(afterMs)}.`;
+  return new MeshError(Reason.OVERLOADED, message, { retryAfterMs: afterMs, ...(limit !== undefined && { limit }) });
+}
+
+function seconds(ms: number): string {
+  return ms < 1_000 ? `${Math.max(0, Math.round(ms))} ms` : `${Math.round(ms / 100) / 10} s`;
+}
