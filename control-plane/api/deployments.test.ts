@@ -1,3 +1,4 @@
+import type { MessageInitShape } from "@bufbuild/protobuf";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import {
   type Deployment,
@@ -7,7 +8,7 @@ import {
 } from "#gen/helixmesh/control/v1/control_pb.ts";
 import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
 import { NodeService, type RegisterResponse } from "#gen/helixmesh/node/v1/node_pb.ts";
-import { EngineKind, ReplicaState } from "#gen/helixmesh/type/v1/type_pb.ts";
+import { type DeploymentRoutingSchema, EngineKind, ReplicaState } from "#gen/helixmesh/type/v1/type_pb.ts";
 import { type TestControlPlane, eventually, refusal, startTestControlPlane } from "./test-control-plane.ts";
 
 let plane: TestControlPlane;
@@ -30,6 +31,7 @@ interface Changes {
   readonly maxReplicasPerNode?: number;
   readonly contextTokens?: number;
   readonly parallelSequences?: number;
+  readonly routing?: MessageInitShape<typeof DeploymentRoutingSchema>;
 }
 
 function put(changes: Changes) {
@@ -148,6 +150,80 @@ describe("PutDeployment", () => {
       reason: Reason.INVALID_REQUEST,
       field: "deployment.engine",
     });
+  });
+});
+
+describe("a deployment's routing", () => {
+  const routing = {
+    policy: "consistent-hash",
+    weight: 1_000,
+    canary: "beta 2",
+    shadowPercent: 100,
+    hedgeAfterMs: 250,
+    hedgePercent: 10,
+    fallbackModels: ["second", "third"],
+  };
+  beforeEach(async () => {
+    const models = plane.client(ModelService, plane.keys.operator);
+    await models.createModel({ model: { name: "second", aliases: ["other"] } });
+    await models.createModel({ model: { name: "third" } });
+  });
+
+  test("is kept whole, and gone when it is put without", async () => {
+    expect((await put({ routing })).deployment?.routing).toMatchObject(routing);
+    const { deployments: listed } = await deployments().listDeployments({});
+    expect(listed[0]?.routing).toMatchObject(routing);
+    expect((await put({})).deployment?.routing).toBe(undefined);
+  });
+
+  test("changes without new replicas", async () => {
+    await plane.registerNode("a");
+    await put({});
+    const before = idsOf(await eventuallyDeployed((deployment) => deployment.current.length === 1));
+    await put({ routing });
+    const { sql } = plane.database;
+    expect(await sql`SELECT generation FROM deployments`).toMatchObject([{ generation: 1 }]);
+    expect(idsOf(await eventuallyDeployed(() => true))).toEqual(before);
+  });
+
+  test.each([
+    ["policy", { policy: "fastest" }, 'is "fastest"; it takes predicted-ttft, prefix-affinity, least-loaded'],
+    ["weight", { weight: 1_001 }, "is 1001; at most 1000"],
+    ["canary", { canary: " beta" }, "printable ASCII"],
+    ["canary", { canary: "x".repeat(129) }, "has 129 characters; at most 128"],
+    ["shadow_percent", { shadowPercent: 101 }, "is 101; at most 100 per cent"],
+    ["hedge_after_ms", { hedgeAfterMs: 600_001 }, "at most 600000 milliseconds"],
+    ["hedge_percent", { hedgeAfterMs: 1, hedgePercent: 101 }, "is 101; at most 100 per cent"],
+    ["hedge_percent", { hedgePercent: 1 }, "no hedges without hedge_after_ms"],
+    ["fallback_models", { fallbackModels: Array.from({ length: 9 }, (_, i) => `m${i}`) }, "has 9 entries; at most 8"],
+    ["fallback_models[1]", { fallbackModels: ["second", "a b"] }, 'is "a b"'],
+    ["fallback_models[1]", { fallbackModels: ["second", "second"] }, 'repeats "second"'],
+    ["fallback_models[0]", { fallbackModels: ["pocket"] }, "the deployment's own model"],
+  ])("refuses a bad %s: %j", async (field, bad, words) => {
+    const refused = await refusal(put({ routing: bad }));
+    expect(refused).toMatchObject({ reason: Reason.INVALID_REQUEST, field: `deployment.routing.${field}` });
+    expect(refused.message).toContain(words);
+  });
+
+  test("names as fallbacks only models that are registered", async () => {
+    const field = "deployment.routing.fallback_models[1]";
+    const unknown = await refusal(put({ routing: { fallbackModels: ["third", "nobody"] } }));
+    expect(unknown).toMatchObject({ reason: Reason.NOT_FOUND, field });
+    const alias = await refusal(put({ routing: { fallbackModels: ["third", "other"] } }));
+    expect(alias).toMatchObject({ reason: Reason.NOT_FOUND, field });
+    expect(alias.message).toContain('is an alias of "second": name that');
+  });
+
+  test("may not lead back to its own model over others' fallbacks", async () => {
+    await put({ routing: { fallbackModels: ["second"] } });
+    await put({ name: "chat2", model: "second", routing: { fallbackModels: ["third"] } });
+    const refused = await refusal(put({ name: "chat3", model: "third", routing: { fallbackModels: ["pocket"] } }));
+    expect(refused).toMatchObject({
+      reason: Reason.INVALID_REQUEST,
+      field: "deployment.routing.fallback_models",
+    });
+    expect(refused.message).toContain("third → pocket → second → third");
+    await put({ name: "chat3", model: "third" });
   });
 });
 

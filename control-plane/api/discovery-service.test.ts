@@ -1,3 +1,4 @@
+import type { MessageInitShape } from "@bufbuild/protobuf";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import { DeploymentService, KeyService, ModelService } from "#gen/helixmesh/control/v1/control_pb.ts";
 import {
@@ -7,7 +8,7 @@ import {
   type WatchResponse,
 } from "#gen/helixmesh/discovery/v1/discovery_pb.ts";
 import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
-import { EngineKind, KeyRole } from "#gen/helixmesh/type/v1/type_pb.ts";
+import { type DeploymentRoutingSchema, EngineKind, KeyRole } from "#gen/helixmesh/type/v1/type_pb.ts";
 import { parseApiKey } from "#kernel/api-key.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
 import { type TestControlPlane, refusal, startTestControlPlane } from "./test-control-plane.ts";
@@ -85,6 +86,47 @@ test("models appear when they are deployed, with their aliases, nodes and replic
     deployments: [{ name: "chat", model: "pocket" }],
     replicas: [{ nodeId }],
   });
+});
+
+test("a deployment brings its routing, and a change of it alone is a delta", async () => {
+  await plane.client(ModelService, plane.keys.operator).createModel({ model: { name: "pocket" } });
+  const deployments = plane.client(DeploymentService, plane.keys.operator);
+  const put = (routing?: MessageInitShape<typeof DeploymentRoutingSchema>) =>
+    deployments.putDeployment({
+      deployment: { name: "chat", model: "pocket", engine: EngineKind.SIM, ...(routing && { routing }) },
+    });
+  const watch = await openWatch();
+  const nextDeployment = async () => {
+    const delta = await watch.until(({ upserts }) => (upserts?.deployments.length ?? 0) > 0);
+    return delta.upserts?.deployments[0];
+  };
+  await put({ policy: "random", weight: 7 });
+  expect(await nextDeployment()).toMatchObject({ name: "chat", routing: { policy: "random", weight: 7 } });
+  await put({ canary: "beta" });
+  expect(await nextDeployment()).toMatchObject({ name: "chat", routing: { policy: "", weight: 0, canary: "beta" } });
+  expect((await openWatch()).snapshot.deployments).toMatchObject([{ routing: { canary: "beta" } }]);
+  await put();
+  expect(await nextDeployment()).not.toHaveProperty("routing");
+});
+
+test("an alias of an alias comes with the model that it leads to, and moves with it", async () => {
+  const models = plane.client(ModelService, plane.keys.operator);
+  const deployments = plane.client(DeploymentService, plane.keys.operator);
+  for (const name of ["first", "second"]) {
+    await models.createModel({ model: { name } });
+    await deployments.putDeployment({ deployment: { name, model: name, engine: EngineKind.SIM } });
+  }
+  const watch = await openWatch();
+  const leadTo = (model: string) => (delta: Delta) =>
+    delta.upserts?.aliases.some((alias) => alias.name === "default" && alias.model === model) ?? false;
+  await models.setAlias({ alias: "stable", model: "first" });
+  await models.setAlias({ alias: "default", model: "stable" });
+  await watch.until(leadTo("first"));
+  await models.setAlias({ alias: "stable", model: "second" });
+  expect((await watch.until(leadTo("second"))).upserts?.aliases).toMatchObject([
+    { name: "default", model: "second" },
+    { name: "stable", model: "second" },
+  ]);
 });
 
 test("a node that goes offline is removed with its replicas, and comes back with them", async () => {

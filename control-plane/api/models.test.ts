@@ -116,6 +116,13 @@ describe("DeleteModel", () => {
     expect(refused).toMatchObject({ reason: Reason.CONFLICT, field: "name" });
     expect(refused.message).toContain("user");
     await deployments.deleteDeployment({ name: "user" });
+    await models().createModel({ model: { name: "relier" } });
+    const fallback = { name: "relier", model: "relier", engine: EngineKind.SIM, routing: { fallbackModels: ["used"] } };
+    await deployments.putDeployment({ deployment: fallback });
+    const needed = await refusal(models().deleteModel({ name: "used" }));
+    expect(needed).toMatchObject({ reason: Reason.CONFLICT, field: "name" });
+    expect(needed.message).toContain("a fallback of deployments: relier");
+    await deployments.deleteDeployment({ name: "relier" });
     await models().deleteModel({ name: "used" });
     expect(await refusal(models().deleteModel({ name: "used" }))).toMatchObject({ reason: Reason.NOT_FOUND });
   });
@@ -138,6 +145,35 @@ describe("SetAlias", () => {
       reason: Reason.NOT_FOUND,
       field: "model",
     });
+  });
+});
+
+describe("aliases of aliases", () => {
+  test("lead to the model, are listed with it, and go with it", async () => {
+    await models().createModel({ model: { name: "chained", aliases: ["near"] } });
+    await models().setAlias({ alias: "far", model: "near" });
+    const { model } = await models().getModel({ name: "far" });
+    expect(model).toMatchObject({ name: "chained", aliases: ["far", "near"] });
+    expect(await refusal(models().createModel({ model: { name: "far" } }))).toMatchObject({
+      reason: Reason.ALREADY_EXISTS,
+      message: expect.stringContaining('is an alias of "chained"') as string,
+    });
+    await models().deleteModel({ name: "chained" });
+    expect(await refusal(models().getModel({ name: "far" }))).toMatchObject({ reason: Reason.NOT_FOUND });
+    expect(await refusal(models().setAlias({ alias: "far", model: "" }))).toMatchObject({ reason: Reason.NOT_FOUND });
+  });
+
+  test("may not form a loop, and one that others point at stays", async () => {
+    await models().createModel({ model: { name: "end", aliases: ["one"] } });
+    await models().setAlias({ alias: "two", model: "one" });
+    const refused = await refusal(models().setAlias({ alias: "one", model: "two" }));
+    expect(refused).toMatchObject({ reason: Reason.INVALID_REQUEST, field: "model" });
+    expect(refused.message).toContain("one → two → one");
+    const kept = await refusal(models().setAlias({ alias: "one", model: "" }));
+    expect(kept).toMatchObject({ reason: Reason.CONFLICT, field: "alias" });
+    expect(kept.message).toContain('"one": two');
+    await models().setAlias({ alias: "two", model: "" });
+    await models().setAlias({ alias: "one", model: "" });
   });
 });
 

@@ -24,7 +24,7 @@ export function modelService(sql: Sql, clock: Clock): ServiceImpl<typeof ModelSe
       await sql.begin(async (transaction) => {
         await insertModelVersion(transaction, model);
         for (const [index, alias] of model.aliases.entries()) {
-          await setAlias(transaction, { field: `model.aliases[${index}]`, alias, model: model.name, mayMove: false });
+          await setAlias(transaction, { field: `model.aliases[${index}]`, alias, target: model.name, mayMove: false });
         }
         if (model.price) await setPrice(transaction, clock, model.name, readPrice("model.price", model.price));
       });
@@ -67,7 +67,7 @@ export function modelService(sql: Sql, clock: Clock): ServiceImpl<typeof ModelSe
         return {};
       }
       checkModelName("model", model);
-      await sql.begin((transaction) => setAlias(transaction, { field: "alias", alias, model, mayMove: true }));
+      await sql.begin((transaction) => setAlias(transaction, { field: "alias", alias, target: model, mayMove: true }));
       return {};
     },
   };

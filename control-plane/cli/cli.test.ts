@@ -55,7 +55,7 @@ describe("tables", () => {
 
   test("show readiness and what is wrong with a deployment", async () => {
     const { out } = await run("deployments", "list");
-    expect(out).toContain("pocket  pocket  sim       1/2  local-1, local-2  local-2: no memory");
+    expect(out).toContain("pocket  pocket  sim       1/2  local-1, local-2  round-robin; weight 3  local-2: no memory");
   });
 
   test("show usage exactly, with a total that admits unpriced calls", async () => {
@@ -119,7 +119,37 @@ describe("commands", () => {
 
   test("scale changes the replicas and nothing else", async () => {
     await run("deployments", "scale", "pocket", "5");
-    expect(mesh.requests[0]).toMatchObject({ replicas: 5, engine: EngineKind.SIM, contextTokens: 512, current: [] });
+    expect(mesh.requests[0]).toMatchObject({
+      replicas: 5,
+      engine: EngineKind.SIM,
+      contextTokens: 512,
+      current: [],
+      routing: { policy: "round-robin", weight: 3 },
+    });
+  });
+
+  test("put a deployment with its routing, and show it", async () => {
+    const flags =
+      "--policy random --weight 9 --canary beta --shadow-percent 4 --hedge-after-ms 200 --hedge-percent 2 " +
+      "--fallback m2 --fallback m3";
+    const { out } = await run("deployments", "put", "d", "--model", "m", ...flags.split(" "));
+    expect(mesh.requests[0]).toMatchObject({
+      name: "d",
+      routing: {
+        policy: "random",
+        weight: 9,
+        canary: "beta",
+        shadowPercent: 4,
+        hedgeAfterMs: 200,
+        hedgePercent: 2,
+        fallbackModels: ["m2", "m3"],
+      },
+    });
+    expect(out).toContain("random; weight 9; canary beta; shadow 4 %; hedge after 200 ms, at most 2 %; else m2, m3\n");
+    const put = await run("deployments", "put", "d", "--model", "m", "--fallback", "m2", "--json");
+    expect(JSON.parse(put.out)).toMatchObject({ routing: { policy: "", fallbackModels: ["m2"] } });
+    await run("deployments", "put", "d", "--model", "m");
+    expect(mesh.requests[2]).not.toHaveProperty("routing");
   });
 
   test("create a model with an exact price", async () => {

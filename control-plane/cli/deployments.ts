@@ -7,6 +7,7 @@ import {
 import { ReplicaState } from "#gen/helixmesh/type/v1/type_pb.ts";
 import { type Command, type Input, parseInteger } from "./command.ts";
 import { allPages } from "./pages.ts";
+import { readRouting, routingOptions, routingWords } from "./routing.ts";
 import type { Session } from "./session.ts";
 import { details, table } from "./table.ts";
 import { engines, replicaStates } from "./words.ts";
@@ -37,6 +38,7 @@ export const deploymentCommands: readonly Command[] = [
       { name: "context", value: "TOKENS", doc: "Context of one sequence. [the model's]" },
       { name: "parallel", value: "N", doc: "Sequences at once per replica. [the agent's default]" },
       { name: "engine-option", value: "KEY=VALUE", doc: "Setting of the engine.", multiple: true },
+      ...routingOptions,
     ],
     run: put,
   },
@@ -72,6 +74,7 @@ async function list(_input: Input, session: Session): Promise<void> {
         { title: "engine", cell: (d) => engines.word(d.engine) },
         { title: "ready", right: true, cell: (d) => `${d.current.filter(isReady).length}/${d.replicas}` },
         { title: "nodes", cell: (d) => [...new Set(d.current.map((r) => r.nodeName))].join(", ") || "-" },
+        { title: "routing", cell: (d) => routingWords(d.routing) },
         { title: "trouble", cell: trouble },
       ],
       "No deployments. Make one with `helixmesh deployments put`.",
@@ -80,6 +83,7 @@ async function list(_input: Input, session: Session): Promise<void> {
 }
 
 async function put(input: Input, session: Session): Promise<void> {
+  const routing = readRouting(input);
   const answer = await session.control(DeploymentService).putDeployment({
     deployment: {
       name: input.positional("NAME"),
@@ -91,6 +95,7 @@ async function put(input: Input, session: Session): Promise<void> {
       contextTokens: input.integer("context") ?? 0,
       parallelSequences: input.integer("parallel") ?? 0,
       engineOptions: input.pairs("engine-option"),
+      ...(routing && { routing }),
     },
   });
   printDeployment(session, answer.deployment);
@@ -121,6 +126,7 @@ function printDeployment(session: Session, deployment: Deployment | undefined): 
       ],
       ["node labels", pairs(deployment.nodeLabels)],
       ["engine options", pairs(deployment.engineOptions)],
+      ["routing", routingWords(deployment.routing)],
       ["trouble", trouble(deployment)],
     ]);
     if (deployment.current.length === 0) return text;

@@ -72,6 +72,7 @@ function routes(router: ConnectRouter, requests: unknown[]): void {
     engine: EngineKind.SIM,
     replicas: 2,
     contextTokens: 512,
+    routing: { policy: "round-robin", weight: 3 },
     current,
   };
   router.service(ModelService, {

@@ -60,10 +60,10 @@ export const modelCommands: readonly Command[] = [
   },
   {
     path: ["models", "alias"],
-    summary: "Point another name at a model, or remove it.",
+    summary: "Point another name at a model or at another alias, or remove it.",
     positionals: [
       { name: "ALIAS", doc: "The other name." },
-      { name: "MODEL", doc: "The model's name.", optional: true },
+      { name: "MODEL", doc: "The model's name, or another alias.", optional: true },
     ],
     options: [{ name: "remove", doc: "Remove the alias." }],
     run: alias,

@@ -1,7 +1,8 @@
 import type { Deployment } from "#gen/helixmesh/control/v1/control_pb.ts";
-import { EngineKind } from "#gen/helixmesh/type/v1/type_pb.ts";
+import { type DeploymentRouting, EngineKind } from "#gen/helixmesh/type/v1/type_pb.ts";
 import { checkMap, checkRange, checkText, invalid } from "../checks/field.ts";
 import { checkModelName } from "../registry/check-model.ts";
+import { checkRouting } from "./check-routing.ts";
 
 /** What a caller may set of a deployment, checked, defaults filled in. */
 export interface WantedDeployment {
@@ -14,6 +15,8 @@ export interface WantedDeployment {
   readonly contextTokens: number;
   readonly parallelSequences: number;
   readonly engineOptions: Record<string, string>;
+  /** Undefined: the defaults. */
+  readonly routing: DeploymentRouting | undefined;
 }
 
 export function checkDeploymentName(field: string, name: string): string {
@@ -21,9 +24,10 @@ export function checkDeploymentName(field: string, name: string): string {
 }
 
 export function checkDeployment(deployment: Deployment): WantedDeployment {
+  const { model, routing } = deployment;
   return {
     name: checkDeploymentName("deployment.name", deployment.name),
-    model: checkModelName("deployment.model", deployment.model),
+    model: checkModelName("deployment.model", model),
     engine: checkEngine("deployment.engine", deployment.engine),
     replicas: checkRange("deployment.replicas", deployment.replicas, 1_000, "replicas"),
     nodeLabels: checkLabels("deployment.node_labels", deployment.nodeLabels),
@@ -35,6 +39,7 @@ export function checkDeployment(deployment: Deployment): WantedDeployment {
       keyLength: 64,
       valueLength: 1_024,
     }),
+    routing: routing && checkRouting("deployment.routing", routing, model),
   };
 }
 

@@ -13,6 +13,7 @@ import { invalid, quote } from "../checks/field.ts";
 import type { Page } from "../checks/page.ts";
 import type { Sql } from "../store/database.ts";
 import type { WantedDeployment } from "./check-deployment.ts";
+import { type StoredRouting, checkFallbacks, readRouting, routingColumn } from "./routing.ts";
 
 interface DeploymentRow {
   readonly name: string;
@@ -24,6 +25,7 @@ interface DeploymentRow {
   readonly contextTokens: number;
   readonly parallelSequences: number;
   readonly engineOptions: Record<string, string>;
+  readonly routing: StoredRouting;
   readonly unplacedReason: string;
 }
 
@@ -43,7 +45,9 @@ export async function putDeployment(sql: Sql, wanted: WantedDeployment): Promise
       JOIN LATERAL (SELECT source FROM model_versions WHERE model = m.name ORDER BY ordinal DESC LIMIT 1) v ON true
       WHERE m.name = ${wanted.model} FOR SHARE OF m`;
     if (!model) {
-      const [alias] = await transaction<{ model: string }[]>`SELECT model FROM aliases WHERE name = ${wanted.model}`;
+      const [alias] = await transaction<
+        { model: string }[]
+      >`SELECT model FROM alias_models WHERE name = ${wanted.model}`;
       const advice = alias ? `; it is an alias of ${quote(alias.model)}: deploy that` : "; create it first";
       throw new MeshError(
         Reason.NOT_FOUND,
@@ -56,17 +60,19 @@ export async function putDeployment(sql: Sql, wanted: WantedDeployment): Promise
     if (model.source === "" && wanted.engine !== EngineKind.SIM) {
       throw invalid("deployment.engine", `needs weights, and model ${quote(wanted.model)} has no source`);
     }
+    await checkFallbacks(transaction, wanted.name, wanted.model, wanted.routing?.fallbackModels ?? []);
     await transaction`
       INSERT INTO deployments AS d (name, model, engine, replicas, node_labels, max_per_node, context_tokens,
-                                    parallel_sequences, engine_options, created_at)
+                                    parallel_sequences, engine_options, routing, created_at)
       VALUES (${wanted.name}, ${wanted.model}, ${wanted.engine}, ${wanted.replicas},
               ${transaction.json(wanted.nodeLabels)}, ${wanted.maxPerNode}, ${wanted.contextTokens},
-              ${wanted.parallelSequences}, ${transaction.json(wanted.engineOptions)}, now())
+              ${wanted.parallelSequences}, ${transaction.json(wanted.engineOptions)},
+              ${routingColumn(transaction, wanted.routing)}, now())
       ON CONFLICT (name) DO UPDATE SET
         model = excluded.model, engine = excluded.engine, replicas = excluded.replicas,
         node_labels = excluded.node_labels, max_per_node = excluded.max_per_node,
         context_tokens = excluded.context_tokens, parallel_sequences = excluded.parallel_sequences,
-        engine_options = excluded.engine_options,
+        engine_options = excluded.engine_options, routing = excluded.routing,
         generation = d.generation + CASE WHEN
           (d.model, d.engine, d.node_labels, d.max_per_node, d.context_tokens, d.parallel_sequences, d.engine_options)
           IS DISTINCT FROM
@@ -105,8 +111,9 @@ async function withReplicas(sql: Sql, rows: readonly DeploymentRow[]): Promise<D
     FROM replicas r JOIN nodes n ON n.id = r.node_id
     WHERE r.deployment = ANY(${names}::text[]) ORDER BY r.created_at, r.id`;
   const byDeployment = Map.groupBy(replicas, (replica) => replica.deployment);
-  return rows.map((row) =>
-    create(DeploymentSchema, {
+  return rows.map((row) => {
+    const routing = readRouting(row.routing);
+    return create(DeploymentSchema, {
       name: row.name,
       model: row.model,
       engine: row.engine,
@@ -118,8 +125,9 @@ async function withReplicas(sql: Sql, rows: readonly DeploymentRow[]): Promise<D
       engineOptions: row.engineOptions,
       current: (byDeployment.get(row.name) ?? []).map(toReplica),
       unplacedReason: row.unplacedReason,
-    }),
-  );
+      ...(routing && { routing }),
+    });
+  });
 }
 
 function toReplica(row: ReplicaRow): Replica {

@@ -10,6 +10,7 @@ import {
 import { WatchDesiredStateResponseSchema } from "#gen/helixmesh/node/v1/node_pb.ts";
 import { KeyRole, ReplicaState } from "#gen/helixmesh/type/v1/type_pb.ts";
 import type { Clock } from "#kernel/clock.ts";
+import { type StoredRouting, readRouting } from "../deployments/routing.ts";
 import { type ReplicaSpec, toDesiredReplica } from "../deployments/spec.ts";
 import { usableKeys } from "../keys/keys.ts";
 import { linkToken } from "../nodes/link-token.ts";
@@ -41,12 +42,12 @@ interface ReplicaRow {
 /** Reads all that is watched, from one snapshot of the database. */
 export function loadState(sql: Sql, clock: Clock, linkSecret: string): Promise<LoadedState> {
   return sql.begin("ISOLATION LEVEL REPEATABLE READ READ ONLY", async (transaction) => {
-    const deployments = await transaction<{ name: string; model: string }[]>`
-      SELECT name, model FROM deployments ORDER BY name`;
+    const deployments = await transaction<{ name: string; model: string; routing: StoredRouting }[]>`
+      SELECT name, model, routing FROM deployments ORDER BY name`;
     const models = await transaction<{ name: string; createdAt: number }[]>`
       SELECT name, created_at FROM models WHERE name IN (SELECT model FROM deployments) ORDER BY name`;
     const aliases = await transaction<{ name: string; model: string }[]>`
-      SELECT name, model FROM aliases WHERE model IN (SELECT model FROM deployments) ORDER BY name`;
+      SELECT name, model FROM alias_models WHERE model IN (SELECT model FROM deployments) ORDER BY name`;
     const nodes = await transaction<{ id: string; name: string; linkAddress: string; online: boolean }[]>`
       SELECT id, name, link_address, online FROM nodes ORDER BY id`;
     const replicas = await transaction<ReplicaRow[]>`
@@ -72,7 +73,10 @@ export function loadState(sql: Sql, clock: Clock, linkSecret: string): Promise<L
         create(ModelSchema, { name, created: BigInt(Math.floor(createdAt / 1_000)) }),
       ),
       aliases: aliases.map((alias) => create(AliasSchema, { name: alias.name, model: alias.model })),
-      deployments: deployments.map(({ name, model }) => create(DeploymentSchema, { name, model })),
+      deployments: deployments.map((row) => {
+        const routing = readRouting(row.routing);
+        return create(DeploymentSchema, { name: row.name, model: row.model, ...(routing && { routing }) });
+      }),
       nodes: nodes
         .filter((node) => node.online)
         .map(({ id, name, linkAddress }) =>

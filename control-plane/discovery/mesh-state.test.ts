@@ -23,7 +23,7 @@ function list<T>(make: (id: string, value: string) => T): fc.Arbitrary<T[]> {
 const states: fc.Arbitrary<MeshState> = fc.record({
   models: list((name, text) => create(ModelSchema, { name, created: text === "x" ? 1n : 2n })),
   aliases: list((name, model) => create(AliasSchema, { name, model })),
-  deployments: list((name, model) => create(DeploymentSchema, { name, model })),
+  deployments: list((name, policy) => create(DeploymentSchema, { name, model: "m", routing: { policy } })),
   nodes: list((nodeId, linkAddress) => create(NodeSchema, { nodeId, linkAddress })),
   replicas: list((replicaId, nodeId) => create(ReplicaSchema, { replicaId, nodeId })),
   keys: list((keyId, projectId) => create(KeySchema, { keyId, projectId })),

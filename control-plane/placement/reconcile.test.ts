@@ -38,6 +38,7 @@ function put(replicas: number) {
     contextTokens: 0,
     parallelSequences: 0,
     engineOptions: {},
+    routing: undefined,
   });
 }
 

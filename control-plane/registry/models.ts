@@ -4,9 +4,11 @@ import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
 import type { Clock } from "#kernel/clock.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
 import { quote } from "../checks/field.ts";
+import { deploymentsFallingBackTo } from "../deployments/routing.ts";
 import type { Page } from "../checks/page.ts";
 import { effectivePrice, pricesOf } from "../prices/prices.ts";
 import type { Sql, Transaction } from "../store/database.ts";
+import { chainFault } from "./alias-chain.ts";
 
 interface ModelRow {
   readonly name: string;
@@ -21,7 +23,7 @@ interface ModelRow {
 function selectModels(sql: Sql, where: ReturnType<Sql>) {
   return sql<ModelRow[]>`
     SELECT m.name, m.created_at, v.version, v.source, v.sha256,
-           ARRAY(SELECT a.name FROM aliases a WHERE a.model = m.name ORDER BY a.name) AS aliases
+           ARRAY(SELECT a.name FROM alias_models a WHERE a.model = m.name ORDER BY a.name) AS aliases
     FROM models m
     JOIN LATERAL (SELECT * FROM model_versions WHERE model = m.name ORDER BY ordinal DESC LIMIT 1) v ON true
     WHERE ${where}`;
@@ -49,7 +51,7 @@ async function withPrices(sql: Sql, clock: Clock, rows: readonly ModelRow[]): Pr
 export async function getModel(sql: Sql, clock: Clock, name: string): Promise<Model> {
   const rows = await selectModels(
     sql,
-    sql`m.name = ${name} OR m.name = (SELECT model FROM aliases WHERE name = ${name})`,
+    sql`m.name = ${name} OR m.name = (SELECT model FROM alias_models WHERE name = ${name})`,
   );
   const [model] = await withPrices(sql, clock, rows);
   if (!model) throw modelNotFound("name", name);
@@ -65,7 +67,7 @@ export async function listModels(sql: Sql, clock: Clock, page: Page): Promise<Mo
 /** Registers a checked model, or a version of one that is not there yet; price and aliases are not its concern. */
 export async function insertModelVersion(transaction: Transaction, model: Model): Promise<void> {
   await lockNames(transaction);
-  const [alias] = await transaction<{ model: string }[]>`SELECT model FROM aliases WHERE name = ${model.name}`;
+  const [alias] = await transaction<{ model: string }[]>`SELECT model FROM alias_models WHERE name = ${model.name}`;
   if (alias) {
     throw new MeshError(
       Reason.ALREADY_EXISTS,
@@ -103,39 +105,60 @@ export async function deleteModel(sql: Sql, name: string): Promise<void> {
         field: "name",
       });
     }
+    const fallers = await deploymentsFallingBackTo(transaction, name);
+    if (fallers.length > 0) {
+      const message = `model ${quote(name)} is a fallback of deployments: ${fallers.join(", ")}; take it out of their routing first`;
+      throw new MeshError(Reason.CONFLICT, message, { field: "name" });
+    }
     await transaction`DELETE FROM models WHERE name = ${name}`;
   });
 }
 
-/** Points a name at a model. With `mayMove` also one that points elsewhere. */
+/** Points a name at a model or another alias. With `mayMove` also one that points elsewhere. */
 export async function setAlias(
   transaction: Transaction,
-  { field, alias, model, mayMove }: { field: string; alias: string; model: string; mayMove: boolean },
+  { field, alias, target, mayMove }: { field: string; alias: string; target: string; mayMove: boolean },
 ): Promise<void> {
   await lockNames(transaction);
-  const [own] = await transaction`SELECT name FROM models WHERE name = ${model}`;
-  if (!own) throw modelNotFound("model", model);
-  const [clash] = await transaction`SELECT name FROM models WHERE name = ${alias}`;
-  if (clash) {
+  const models = await transaction<{ name: string }[]>`SELECT name FROM models WHERE name IN (${alias}, ${target})`;
+  if (models.some(({ name }) => name === alias)) {
     throw new MeshError(Reason.ALREADY_EXISTS, `${field} ${quote(alias)} is the name of a model`, { field });
   }
-  const [old] = await transaction<{ model: string }[]>`SELECT model FROM aliases WHERE name = ${alias}`;
-  if (old && old.model !== model && !mayMove) {
+  const rows = await transaction<{ name: string; target: string }[]>`
+    SELECT name, coalesce(model, alias) AS target FROM aliases`;
+  const aliases = new Map(rows.map((row) => [row.name, row.target]));
+  const isModel = models.some(({ name }) => name === target);
+  if (!isModel && !aliases.has(target) && target !== alias) throw modelNotFound("model", target);
+  const old = aliases.get(alias);
+  if (old !== undefined && old !== target && !mayMove) {
     throw new MeshError(
       Reason.ALREADY_EXISTS,
-      `${field} ${quote(alias)} points at ${quote(old.model)}; move it with SetAlias`,
+      `${field} ${quote(alias)} points at ${quote(old)}; move it with SetAlias`,
       { field },
     );
   }
+  const fault = chainFault(aliases, alias, target);
+  if (fault) throw fault;
   await transaction`
-    INSERT INTO aliases (name, model, created_at) VALUES (${alias}, ${model}, now())
-    ON CONFLICT (name) DO UPDATE SET model = excluded.model`;
+    INSERT INTO aliases (name, model, alias, created_at)
+    VALUES (${alias}, ${isModel ? target : null}, ${isModel ? null : target}, now())
+    ON CONFLICT (name) DO UPDATE SET model = excluded.model, alias = excluded.alias`;
 }
 
 export async function removeAlias(sql: Sql, alias: string): Promise<void> {
-  const removed = await sql`DELETE FROM aliases WHERE name = ${alias} RETURNING name`;
-  if (removed.length > 0) return;
-  throw new MeshError(Reason.NOT_FOUND, `no alias ${quote(alias)}`, { field: "alias" });
+  await sql.begin(async (transaction) => {
+    await lockNames(transaction);
+    const users = await transaction<{ name: string }[]>`
+      SELECT name FROM aliases WHERE alias = ${alias} ORDER BY name LIMIT 5`;
+    if (users.length > 0) {
+      const names = users.map((user) => user.name).join(", ");
+      const message = `other aliases point at alias ${quote(alias)}: ${names}; move or remove them first`;
+      throw new MeshError(Reason.CONFLICT, message, { field: "alias" });
+    }
+    const removed = await transaction`DELETE FROM aliases WHERE name = ${alias} RETURNING name`;
+    if (removed.length > 0) return;
+    throw new MeshError(Reason.NOT_FOUND, `no alias ${quote(alias)}`, { field: "alias" });
+  });
 }
 
 export function modelNotFound(field: string, name: string): MeshError {
