@@ -2,6 +2,7 @@ import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
 import type { Clock } from "#kernel/clock.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
 import type { EngineLoad } from "../engine.ts";
+import { nextBatch } from "./batch.ts";
 import { toWireError, type WireEvent } from "./messages.ts";
 import type { Plan } from "./plan.ts";
 import { Lane, Sequence, type SequenceParts } from "./sequence.ts";
@@ -53,6 +54,8 @@ export class DecodeLoop {
   #stepTimeUs = 0;
   #prefillRate = 0;
   #running = false;
+  /** The step before evaluated a block of an exact prompt. */
+  #afterBlock = false;
 
   constructor(options: DecodeLoopOptions) {
     this.#options = options;
@@ -123,7 +126,7 @@ export class DecodeLoop {
       let cachedTokens = 0;
       for (const lane of this.#lanes) {
         if (lane.sequence) continue;
-        const shared = lane.sharedPrefix(promptTokens);
+        const shared = lane.sharedPrefix(next.plan);
         if (best && shared < cachedTokens + smallPrefix) continue;
         [best, cachedTokens] = [lane, shared];
       }
@@ -142,8 +145,8 @@ export class DecodeLoop {
   }
 
   /** Erases all but the shared prefix; a model whose state cannot be cut (a recurrent one) starts anew. */
-  #keepPrefix(lane: Lane, shared: number): number {
-    if (lane.evaluated === shared) return shared;
+  #keepPrefix(lane: Lane, shared: number, padded = false): number {
+    if (lane.evaluated === shared && !padded) return shared;
     const { context } = this.#options;
     if (shared > 0 && context.removeTokenCellsFromSequence(lane.index, shared, -1)) return shared;
     context.disposeSequence(lane.index);
@@ -152,16 +155,19 @@ export class DecodeLoop {
 
   async #step(): Promise<void> {
     const { context, clock, inOrder } = this.#options;
-    const { batch, prefillTokens, tokens } = this.#nextBatch();
-    context.initBatch(tokens);
+    const batch = nextBatch(this.#lanes, this.#options.batchTokens, this.#afterBlock);
+    const { parts, padding, prefillTokens, exactBlock } = batch;
+    this.#afterBlock = exactBlock;
+    context.initBatch(parts.reduce((sum, { count }) => sum + count, padding.length));
     const draws: { sequence: Sequence; logitIndex: number }[] = [];
-    for (const { lane, count } of batch) {
+    for (const { lane, count } of parts) {
       const from = lane.evaluated;
       const complete = from + count === lane.length;
       const wanted = complete ? Uint32Array.of(count - 1) : new Uint32Array(0);
       const indexes = context.addToBatch(lane.index, from, lane.tokens.subarray(from, from + count), wanted);
       if (complete && lane.sequence) draws.push({ sequence: lane.sequence, logitIndex: indexes[0] ?? 0 });
     }
+    for (const lane of padding) context.addToBatch(lane.index, lane.evaluated, Uint32Array.of(0), new Uint32Array(0));
     const startedMs = clock.monotonicMs();
     const decoded = context.decodeBatch();
     const draw = (): Promise<Drawn>[] =>
@@ -174,7 +180,9 @@ export class DecodeLoop {
     this.#outlet.stepEnded();
     await decoded;
     const decodedMs = clock.monotonicMs();
-    for (const { lane, count } of batch) lane.evaluated += count;
+    for (const { lane, count } of parts) lane.evaluated += count;
+    for (const lane of padding) lane.evaluated = this.#keepPrefix(lane, lane.evaluated, true);
+    if (exactBlock) for (const { lane } of parts) lane.noteExact();
     const outcomes = await Promise.all(queued ?? draw());
     for (const { sequence, events, ended } of outcomes) {
       for (const event of events) this.#outlet.push(event);
@@ -186,25 +194,6 @@ export class DecodeLoop {
     } else {
       this.#stepTimeUs = average(this.#stepTimeUs, (clock.monotonicMs() - startedMs) * 1_000);
     }
-  }
-
-  /** Running sequences first, one token each; prompts share what is left, in order of their lanes. */
-  #nextBatch(): { batch: { lane: Lane; count: number }[]; prefillTokens: number; tokens: number } {
-    const busy = this.#lanes.filter((lane) => lane.sequence);
-    const decoding = busy.filter((lane) => lane.length - lane.evaluated === 1).length;
-    let room = this.#options.batchTokens - decoding;
-    let prefillTokens = 0;
-    const batch: { lane: Lane; count: number }[] = [];
-    for (const lane of busy) {
-      const missing = lane.length - lane.evaluated;
-      const count = missing === 1 ? 1 : Math.min(missing, room);
-      if (count === 0) continue;
-      batch.push({ lane, count });
-      if (missing === 1) continue;
-      room -= count;
-      prefillTokens += count;
-    }
-    return { batch, prefillTokens, tokens: batch.reduce((sum, part) => sum + part.count, 0) };
   }
 
   #load(): EngineLoad {

@@ -230,21 +230,43 @@ describe("llama.cpp with the Pocket model", () => {
     expect(fox.cachedTokens).toBeLessThan(20);
   });
 
-  test("continues a moved call exactly, greedy and seeded", async () => {
-    const samplings = [
-      { temperature: 0 },
-      { temperature: 1, seed: 42n },
-      { temperature: 1.2, seed: 7n, topP: 0.9, frequencyPenalty: 0.5 },
-    ];
-    const { tokenIds: prompt } = await probe.engine.countTokens(
-      create(CountTokensRequestSchema, { input: { case: "prompt", value: storyPrompt } }),
+  test("gives a seed one text: cached, in company, in any lane, and continued elsewhere", async () => {
+    const subjects = ["a fox", "an owl and a lighthouse", "😀 žluťoučký kůň", "the sea 日本", "7 + 5"];
+    const asked = Array.from({ length: 20 }, (_, index) =>
+      request({
+        ...chat(`Tell me a story about ${subjects[index % 5]}.${" And then some more about it.".repeat(index % 7)}`),
+        sampling: { temperature: 1, seed: BigInt(index + 5) },
+        maxOutputTokens: 50,
+      }),
     );
-    for (const sampling of samplings) {
-      const whole = await run({ input: { case: "tokens", value: { ids: prompt } }, sampling, maxOutputTokens: 40 });
-      const ids = [...prompt, ...whole.tokenIds.slice(0, 15)];
-      const rest = await run({ input: { case: "tokens", value: { ids } }, sampling, maxOutputTokens: 25 });
-      expect(rest.tokenIds).toEqual(whole.tokenIds.slice(15));
+    const other = open({ parallelSequences: 5 });
+    await other.engine.load(() => {});
+    const texts = (outcomes: readonly Outcome[]) => outcomes.map(({ text }) => text);
+    const first: Outcome[] = [];
+    for (const one of asked) first.push(await probe.run(one));
+    const cached: Outcome[] = [];
+    for (const one of asked) {
+      await other.run(one);
+      cached.push(await other.run(one));
     }
+    const crowd = await Promise.all(asked.map((one) => other.run(one)));
+    const moved = await Promise.all(
+      asked.map((one, index) => other.run(one, 0, first[index]?.tokenIds.slice(0, 1 + index))),
+    );
+    await other.engine.close();
+    expect(texts(cached)).toEqual(texts(first));
+    expect(texts(crowd)).toEqual(texts(first));
+    expect(texts(moved)).toEqual(texts(first));
+  }, 60_000);
+
+  test("reuses a seeded prompt in whole blocks", async () => {
+    const long = chat("Tell me a story about a badger and a kite. ".repeat(16), {
+      sampling: { temperature: 1, seed: 1n },
+      maxOutputTokens: 2,
+    });
+    const { promptTokens, cachedTokens } = await run(long);
+    expect({ cachedTokens, long: promptTokens > 130 }).toEqual({ cachedTokens: 0, long: true });
+    expect((await run(long)).cachedTokens).toBe(promptTokens - 1 - ((promptTokens - 1) % 64));
   });
 
   test("draws differently without a seed", async () => {

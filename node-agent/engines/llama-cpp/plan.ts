@@ -25,6 +25,8 @@ export interface Plan {
   /** Draws depend on it and the position; undefined when greedy or when no seed was asked for. */
   readonly seed: bigint | undefined;
   readonly penalised: boolean;
+  /** Evaluated in shapes of its own, so that a repetition is equal to the bit; see batch.ts. */
+  readonly exact: boolean;
   /** Alternatives per token; undefined means no log probabilities. */
   readonly logprobs: number | undefined;
   readonly stop: readonly string[];
@@ -74,6 +76,7 @@ export class Planner {
     if (logprobs !== undefined) checkRange("logprobs.top", logprobs, 0, limits.topLogprobs);
     const priority = request.priority ?? limits.defaultPriority;
     checkRange("priority", priority, 0, limits.priority);
+    const seed = seedOf(request.sampling, choiceIndex);
     const sampling = this.#sampling(
       request.sampling,
       generated.length === 0 ? promptTokens : joined(promptTokens, generated),
@@ -86,7 +89,8 @@ export class Planner {
       generated,
       maxTokens,
       sampling: grammar ? { ...sampling, grammarEvaluationState: grammar.state.native } : sampling,
-      seed: seedOf(request.sampling, choiceIndex),
+      seed,
+      exact: seed !== undefined,
       penalised: sampling.repeatPenaltyTokens !== undefined,
       logprobs,
       stop: request.stop,

@@ -2,6 +2,7 @@ import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
 import { FinishReason } from "#gen/helixmesh/inference/v1/inference_pb.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
 import { StopMatcher } from "../../output/stop-strings.ts";
+import { exactBlockTokens } from "./batch.ts";
 import { toWireError, type WireEvent, type WireLogprob } from "./messages.ts";
 import type { AddonContext, NativeModel, Sampler } from "./native.ts";
 import type { Plan } from "./plan.ts";
@@ -17,6 +18,8 @@ export class Lane {
   length = 0;
   /** Of these, tokens in the KV cache. */
   evaluated = 0;
+  /** Of these, tokens at the beginning that were evaluated in whole blocks of exact sequences. */
+  exact = 0;
   sequence: Sequence | undefined;
 
   constructor(index: number, contextTokens: number) {
@@ -30,14 +33,24 @@ export class Lane {
     this.tokens.set(generated, promptTokens.length);
     this.length = promptTokens.length + generated.length;
     this.evaluated = evaluated;
+    this.exact = Math.min(this.exact, evaluated);
   }
 
-  /** Tokens of `prompt` that the cache holds; its last one is always evaluated, for its logits. */
-  sharedPrefix(prompt: Uint32Array): number {
-    const most = Math.min(this.evaluated, prompt.length - 1);
+  get isFull(): boolean {
+    return this.evaluated === this.tokens.length;
+  }
+
+  /** Tokens of the prompt that the cache holds and may be used; its last one is always evaluated, for its logits. */
+  sharedPrefix({ promptTokens, exact }: Plan): number {
+    const most = Math.min(exact ? this.exact : this.evaluated, promptTokens.length - 1);
     let shared = 0;
-    while (shared < most && this.tokens[shared] === prompt[shared]) shared++;
-    return shared;
+    while (shared < most && this.tokens[shared] === promptTokens[shared]) shared++;
+    return exact ? shared - (shared % exactBlockTokens) : shared;
+  }
+
+  /** All that is evaluated came in blocks of an exact prompt; whole ones may serve another exact one. */
+  noteExact(): void {
+    this.exact = this.evaluated - (this.evaluated % exactBlockTokens);
   }
 
   append(token: number): void {
