@@ -11,7 +11,7 @@ import { EngineKind, ReplicaState } from "#gen/helixmesh/type/v1/type_pb.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
 import { invalid, quote } from "../checks/field.ts";
 import type { Page } from "../checks/page.ts";
-import type { Sql } from "../store/database.ts";
+import type { Sql, Transaction } from "../store/database.ts";
 import type { WantedDeployment } from "./check-deployment.ts";
 import { type StoredRouting, checkFallbacks, readRouting, routingColumn } from "./routing.ts";
 
@@ -83,9 +83,9 @@ export async function putDeployment(sql: Sql, wanted: WantedDeployment): Promise
 }
 
 export async function getDeployment(sql: Sql, name: string): Promise<Deployment> {
-  const [deployment] = await withReplicas(
+  const [deployment] = await readDeployments(
     sql,
-    await sql<DeploymentRow[]>`SELECT * FROM deployments WHERE name = ${name}`,
+    (transaction) => transaction<DeploymentRow[]>`SELECT * FROM deployments WHERE name = ${name}`,
   );
   if (!deployment) throw deploymentNotFound(name);
   return deployment;
@@ -93,9 +93,11 @@ export async function getDeployment(sql: Sql, name: string): Promise<Deployment>
 
 /** One more than the page's limit, if there are. */
 export async function listDeployments(sql: Sql, page: Page): Promise<Deployment[]> {
-  const rows = await sql<DeploymentRow[]>`
-    SELECT * FROM deployments WHERE name > ${page.after} ORDER BY name LIMIT ${page.limit + 1}`;
-  return withReplicas(sql, rows);
+  return readDeployments(
+    sql,
+    (transaction) => transaction<DeploymentRow[]>`
+      SELECT * FROM deployments WHERE name > ${page.after} ORDER BY name LIMIT ${page.limit + 1}`,
+  );
 }
 
 /** Its replicas drain from now on and are forgotten when their agents report them gone. */
@@ -104,7 +106,17 @@ export async function deleteDeployment(sql: Sql, name: string): Promise<void> {
   if (deleted.length === 0) throw deploymentNotFound(name);
 }
 
-async function withReplicas(sql: Sql, rows: readonly DeploymentRow[]): Promise<Deployment[]> {
+/** Deployments and replicas as of one moment: a reason why nothing is placed must not stand beside what is. */
+function readDeployments(
+  sql: Sql,
+  select: (transaction: Transaction) => PromiseLike<readonly DeploymentRow[]>,
+): Promise<Deployment[]> {
+  return sql.begin("ISOLATION LEVEL REPEATABLE READ READ ONLY", async (transaction) =>
+    withReplicas(transaction, await select(transaction)),
+  );
+}
+
+async function withReplicas(sql: Transaction, rows: readonly DeploymentRow[]): Promise<Deployment[]> {
   const names = rows.map((row) => row.name);
   const replicas = await sql<ReplicaRow[]>`
     SELECT r.id, r.deployment, r.node_id, n.name AS node_name, r.status
