@@ -18,8 +18,8 @@ import { createControlClient } from "./discovery/control-client.ts";
 import { SnapshotFile } from "./discovery/snapshot-file.ts";
 import { Discovery } from "./discovery/watch.ts";
 import { openDoors } from "./doors/index.ts";
-import { createGrpcLinkTransport } from "./link/grpc-transport.ts";
 import { LinkPool } from "./link/pool.ts";
+import { createWireLinkTransport } from "./link/wire-transport.ts";
 import { policies } from "./routing/policies/index.ts";
 import type { routerSettings } from "./settings.ts";
 import { openUsage } from "./usage/ship.ts";
@@ -48,10 +48,16 @@ export async function serveRouter(
     logger,
     metrics,
   });
-  const transport = createGrpcLinkTransport(
-    settings.linkCa === undefined ? undefined : await readFile(settings.linkCa),
-  );
-  const pool = new LinkPool({ routerId, transport, connectTimeoutMs, ...parts });
+  const ca = settings.linkCa === undefined ? undefined : await readFile(settings.linkCa);
+  const transport = createWireLinkTransport({ ca, connectTimeoutMs, clock });
+  const pool = new LinkPool({
+    routerId,
+    transport,
+    connectTimeoutMs,
+    onPrefixes: () => "ok",
+    onForget: () => {},
+    ...parts,
+  });
   discovery.onChange((snapshot) => pool.follow(snapshot));
   pool.follow(discovery.snapshot);
 

@@ -16,6 +16,8 @@ export interface ConnectOptions {
   readonly tls?: Pick<ConnectionOptions, "ca" | "cert" | "key" | "servername" | "rejectUnauthorized"> | undefined;
   /** Once, when nothing of a connection that was open is left. */
   readonly onClose?: (end: ConnectionEnd) => void;
+  /** Gives up a connection that is not open yet. */
+  readonly signal?: AbortSignal;
 }
 
 export interface ClientConnection {
@@ -66,6 +68,9 @@ export function connectWire(wire: Wire, options: ConnectOptions): Promise<Client
       },
     });
     const started = connection;
+    options.signal?.addEventListener("abort", () => {
+      if (!settled) started.destroy(ErrorCode.CANCEL, "given up");
+    });
     if (tls) {
       socket.once("secureConnect", () => {
         socket.setNoDelay(true);

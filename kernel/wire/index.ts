@@ -4,6 +4,7 @@ export { type GenericHandler, type GenericRequest, type GenericResponse, handOve
 export type { HeaderList } from "#kernel/wire/header-list.ts";
 export { type HeaderBlock, type HeaderFields, encodeBlock } from "#kernel/wire/hpack-encoder.ts";
 export type { Bound, Rate, WireLimits } from "#kernel/wire/limits.ts";
+export { atTurnEnd } from "#kernel/wire/outlet.ts";
 export { type ServeOptions, type ServerConnection, serveConnection } from "#kernel/wire/server.ts";
 export type { StreamEnd, StreamListener, WireStream } from "#kernel/wire/stream.ts";
 export { Wire, type WireOptions } from "#kernel/wire/wire.ts";

@@ -4,17 +4,34 @@ import { ByteBuffer, give } from "#kernel/wire/byte-buffer.ts";
 
 const dirty: Outlet[] = [];
 const flushing: Outlet[] = [];
+let lastWords: (() => void)[] = [];
+let flushDue = false;
 
 /** Everything written in one turn of the event loop leaves when the turn ends: one system call a connection. */
-function flushSoon(outlet: Outlet): void {
-  if (dirty.push(outlet) === 1) setImmediate(flushAll);
+function flushSoon(): void {
+  if (flushDue) return;
+  flushDue = true;
+  setImmediate(flushAll);
+}
+
+/** Runs `write` once when this turn ends, right before its bytes leave: for whoever joins what a turn brought. */
+export function atTurnEnd(write: () => void): void {
+  lastWords.push(write);
+  flushSoon();
 }
 
 function flushAll(): void {
-  flushing.push(...dirty);
-  dirty.length = 0;
-  for (const outlet of flushing) outlet.flush();
-  flushing.length = 0;
+  const writes = lastWords;
+  if (writes.length > 0) lastWords = [];
+  try {
+    for (const write of writes) write();
+  } finally {
+    flushDue = false;
+    flushing.push(...dirty);
+    dirty.length = 0;
+    for (const outlet of flushing) outlet.flush();
+    flushing.length = 0;
+  }
 }
 
 /** Bytes held by all connections that share it. */
@@ -74,7 +91,8 @@ export class Outlet {
       if (this.unsent > this.#parts.maxUnsentBytes) setImmediate(this.#parts.onOverflow);
     } else if (!this.#scheduled) {
       this.#scheduled = true;
-      flushSoon(this);
+      dirty.push(this);
+      flushSoon();
     }
   }
 

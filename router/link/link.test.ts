@@ -1,7 +1,13 @@
-import { type MessageInitShape, create } from "@bufbuild/protobuf";
+import { type MessageInitShape, create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { describe, expect, test } from "vitest";
 import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
-import { type CallEnd, type ConnectRequest, ConnectResponseSchema, Method } from "#gen/helixmesh/link/v1/link_pb.ts";
+import {
+  type CallEnd,
+  type ConnectRequest,
+  ConnectRequestSchema,
+  ConnectResponseSchema,
+  Method,
+} from "#gen/helixmesh/link/v1/link_pb.ts";
 import { ReplicaState } from "#gen/helixmesh/type/v1/type_pb.ts";
 import { Backoff } from "#kernel/backoff.ts";
 import { ManualClock } from "#kernel/clock.ts";
@@ -16,6 +22,8 @@ interface Connection {
   readonly events: LinkEvents;
   readonly sent: ConnectRequest[];
   closed: boolean;
+  /** The agent does not read. */
+  full: boolean;
 }
 
 const ready = { replicaId: "r1", state: ReplicaState.READY, capabilities: { generate: true } };
@@ -24,10 +32,20 @@ function open() {
   const clock = new ManualClock();
   const connections: Connection[] = [];
   let changes = 0;
+  const prefixes = new Array<{ sequence: bigint; blockBytes: number }>();
+  let nextSequence = 1n;
+  let forgotten = 0;
   const transport: LinkTransport = (_target, events) => {
-    const connection: Connection = { events, sent: [], closed: false };
+    const connection: Connection = { events, sent: [], closed: false, full: false };
     connections.push(connection);
-    return { send: (message) => void connection.sent.push(message), close: () => void (connection.closed = true) };
+    return {
+      get writable() {
+        return !connection.full;
+      },
+      send: (bytes, start, end) =>
+        void connection.sent.push(fromBinary(ConnectRequestSchema, Uint8Array.from(bytes.subarray(start, end)))),
+      close: () => void (connection.closed = true),
+    };
   };
   const link = new Link({
     nodeId: "node-1",
@@ -40,17 +58,36 @@ function open() {
     logger: silentLogger,
     metrics: linkMetrics(new Metrics("test")),
     onChange: () => void (changes += 1),
+    onPrefixes({ sequence, snapshot }, blockBytes) {
+      prefixes.push({ sequence, blockBytes });
+      if (!snapshot && sequence !== nextSequence) return "gap";
+      nextSequence = sequence + 1n;
+      return "ok";
+    },
+    onForget: () => void (forgotten += 1),
   });
   link.open();
   const last = (): Connection => connections.at(-1) ?? never();
-  const receive = (frame: MessageInitShape<typeof ConnectResponseSchema>["frame"] & object): void =>
-    last().events.onMessage(create(ConnectResponseSchema, { frame }));
-  const greet = (hello: { version?: number; nodeId?: string } = {}): void =>
+  const receive = (frame: MessageInitShape<typeof ConnectResponseSchema>["frame"] & object): void => {
+    const bytes = Buffer.from(toBinary(ConnectResponseSchema, create(ConnectResponseSchema, { frame })));
+    last().events.onMessage(bytes, 0, bytes.length);
+  };
+  const greet = (hello: { version?: number; nodeId?: string; prefixBlockBytes?: number } = {}): void =>
     receive({
       case: "hello",
       value: { version: 1, nodeId: "node-1", heartbeatIntervalMs: 1_000, replicas: [ready], ...hello },
     });
-  return { clock, link, connections, last, receive, greet, changes: () => changes };
+  return {
+    clock,
+    link,
+    connections,
+    last,
+    receive,
+    greet,
+    prefixes,
+    changes: () => changes,
+    forgotten: () => forgotten,
+  };
 }
 
 function never(): never {
@@ -165,6 +202,77 @@ describe("a link", () => {
     receive({ case: "step", value: {} });
     clock.advance(1);
     expect(link.kind).toBe("up");
+  });
+
+  const running = { replicaId: "r1", running: 1, stepTimeUs: 10_000 };
+
+  test("with running calls of a known pace is lost after one heartbeat and a half", () => {
+    const { link, clock, greet, receive } = open();
+    greet();
+    receive({ case: "step", value: { loads: [running] } });
+    clock.advance(500);
+    startCall(link);
+    clock.advance(900);
+    receive({ case: "step", value: { deltas: [{ number: 1, completionTokens: 1 }] } });
+    clock.advance(1_499);
+    expect(link.kind).toBe("up");
+    clock.advance(2);
+    expect(link.kind).toBe("waiting");
+  });
+
+  test.each([
+    ["whose step takes longer than a heartbeat", { ...running, stepTimeUs: 2_000_000 }],
+    ["whose pace is not known", { ...running, stepTimeUs: 0 }],
+  ])("with running calls %s is given three heartbeats", (_which, load) => {
+    const { link, clock, greet, receive } = open();
+    greet();
+    startCall(link);
+    receive({ case: "step", value: { loads: [load] } });
+    clock.advance(2_999);
+    expect(link.kind).toBe("up");
+    clock.advance(2);
+    expect(link.kind).toBe("waiting");
+  });
+
+  test("holds what its agent does not read, and sends it in starts of a mebibyte when it reads again", async () => {
+    const { link, last, greet } = open();
+    greet();
+    last().full = true;
+    const request = new Uint8Array(400_000);
+    for (let count = 0; count < 5; count++)
+      link.start({ ...start, request }, { onResponse() {}, onTokens() {}, onEnd() {} });
+    startCall(link).call?.cancel();
+    await turn();
+    expect(last().sent).toHaveLength(1);
+    last().full = false;
+    last().events.onWritable();
+    await turn();
+    const batches = last()
+      .sent.slice(1)
+      .map(({ frame }) => frame)
+      .filter((frame) => frame.case === "calls");
+    expect(batches.map(({ value }) => value.starts.map(({ number }) => number))).toEqual([
+      [1, 2],
+      [3, 4],
+      [5, 6],
+    ]);
+    expect(batches.map(({ value }) => value.cancels)).toEqual([[], [], [6]]);
+  });
+
+  test("passes prefix digests on, asks for a snapshot after a gap, and forgets them with the link", async () => {
+    const { link, last, greet, receive, prefixes, forgotten } = open();
+    greet({ prefixBlockBytes: 256 });
+    const digest = (sequence: bigint) => ({ replicaId: "r1", sequence, added: [1, 2] });
+    receive({ case: "step", value: { prefixes: [{ ...digest(1n), snapshot: true }] } });
+    receive({ case: "step", value: { prefixes: [digest(2n), digest(4n)] } });
+    await turn();
+    expect(prefixes).toEqual([1n, 2n, 4n].map((sequence) => ({ sequence, blockBytes: 256 })));
+    expect(last().sent.at(-1)?.frame).toMatchObject({ case: "calls", value: { resendPrefixes: ["r1"] } });
+    expect(forgotten()).toBe(0);
+    last().events.onEnd(undefined);
+    expect(forgotten()).toBe(1);
+    link.close();
+    expect(forgotten()).toBe(1);
   });
 
   test("ignores what an old stream still says", () => {

@@ -1,31 +1,31 @@
-import { create } from "@bufbuild/protobuf";
+import { create, toBinary } from "@bufbuild/protobuf";
 import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
 import {
   type AgentHello,
   type CallEnd,
   CallEndSchema,
   ConnectRequestSchema,
-  type ConnectResponse,
-  type Method,
+  type PrefixDigest,
   type ReplicaInfo,
-  type StartCall,
-  StartCallSchema,
-  type StepBatch,
 } from "#gen/helixmesh/link/v1/link_pb.ts";
-import { type ReplicaLoad, ReplicaState } from "#gen/helixmesh/type/v1/type_pb.ts";
+import { ReplicaState } from "#gen/helixmesh/type/v1/type_pb.ts";
 import type { Backoff } from "#kernel/backoff.ts";
 import type { Clock, Timer } from "#kernel/clock.ts";
 import { unreachable } from "#kernel/invariant.ts";
 import type { Logger } from "#kernel/log.ts";
+import { atTurnEnd } from "#kernel/wire/index.ts";
 import type { ReplicaView } from "../routing/candidates.ts";
+import { CallQueue, type LinkStart } from "./call-queue.ts";
 import type { LinkMetrics } from "./link-metrics.ts";
+import { LinkReplica } from "./link-replica.ts";
+import { type DeltaSink, ResponseReader, type ResponseSink } from "./response-reader.ts";
+import { Silence } from "./silence.ts";
 import type { LinkStream, LinkTarget, LinkTransport } from "./transport.ts";
+
+export type { LinkStart } from "./call-queue.ts";
 
 /** The version of link.v1 that this router speaks. */
 const protocolVersion = 1;
-/** An agent that is silent for this many of its own heartbeat intervals is lost (link.proto). */
-const missedHeartbeats = 3;
-
 export interface LinkOptions {
   readonly nodeId: string;
   readonly target: LinkTarget;
@@ -39,6 +39,10 @@ export interface LinkOptions {
   readonly metrics: LinkMetrics;
   /** The link or one of its replicas may take calls now, or no longer. */
   readonly onChange: () => void;
+  /** News of what a replica's cache holds. "gap": something before it is missing, so a snapshot must come. */
+  readonly onPrefixes: (digest: PrefixDigest, blockBytes: number) => "ok" | "gap";
+  /** Nothing is known any more of what the node's caches hold. */
+  readonly onForget: () => void;
 }
 
 /** What a call hears of its place on the link. */
@@ -51,55 +55,37 @@ export interface LinkCallEvents {
   onEnd(end: CallEnd): void;
 }
 
-/** A call as it goes to the agent; the link numbers it. */
-export interface LinkStart {
-  readonly callId: string;
-  readonly replicaId: string;
-  readonly method: Method;
-  readonly request: Uint8Array;
-  readonly timeoutMs: number;
-  readonly traceparent: string;
-  readonly model: string;
-  readonly deployment: string;
-  /** Responses that the client has already, for a call that goes on where another replica stopped. */
-  readonly relayed: readonly Uint8Array[];
-}
-
 export interface LinkCall {
   /** Stops the call; its end still comes. Harmless after it. */
   cancel(): void;
 }
 
-interface Replica {
-  info: ReplicaInfo;
-  load: ReplicaLoad | undefined;
-  inFlight: number;
-}
-
 interface ActiveCall {
-  readonly replica: Replica;
+  readonly replica: LinkReplica;
   readonly events: LinkCallEvents;
 }
 
 type LinkState =
   | { readonly kind: "greeting"; readonly stream: LinkStream; readonly timer: Timer }
   /** `retiring`: no new calls, because the agent drains or the node left the snapshot. */
-  | { readonly kind: "up"; readonly stream: LinkStream; readonly heartbeat: Timer; readonly retiring: boolean }
+  | { readonly kind: "up"; readonly stream: LinkStream; readonly silence: Silence; readonly retiring: boolean }
   | { readonly kind: "waiting"; readonly timer: Timer }
   | { readonly kind: "closed" };
 
 /** The one connection to one agent, kept up until `close`. */
 export class Link {
   readonly #options: LinkOptions;
-  readonly #replicas = new Map<string, Replica>();
+  readonly #reader = new ResponseReader(this.#sink());
+  readonly #queue = new CallQueue();
+  readonly #replicas = new Map<string, LinkReplica>();
   readonly #calls = new Map<number, ActiveCall>();
   #state: LinkState = { kind: "closed" };
   #retired = false;
   #nextNumber = 1;
-  #lastHeardMs = 0;
-  #starts: StartCall[] = [];
-  #cancels: number[] = [];
   #flushing = false;
+  #prefixBlockBytes = 0;
+  /** A replica changed in the step that is being read. */
+  #changed = false;
   /** The first failure in a row is worth a line, the following ones are not. */
   #failures = 0;
 
@@ -130,26 +116,25 @@ export class Link {
   /** Undefined when the link takes no new calls or does not know the replica. */
   replica(replicaId: string): ReplicaView | undefined {
     if (this.#state.kind !== "up" || this.#state.retiring || this.#retired) return undefined;
-    const replica = this.#replicas.get(replicaId);
-    if (!replica) return undefined;
-    const { info, load, inFlight } = replica;
-    return { state: info.state, capabilities: info.capabilities, load, inFlight };
+    return this.#replicas.get(replicaId);
   }
 
   /** Undefined when the replica takes no calls at this moment. The start leaves with others of this event-loop turn. */
   start(start: LinkStart, events: LinkCallEvents): LinkCall | undefined {
-    const replica = this.replica(start.replicaId)?.state === ReplicaState.READY && this.#replicas.get(start.replicaId);
-    if (!replica) return undefined;
+    const state = this.#state;
+    const replica = this.#replicas.get(start.replicaId);
+    if (state.kind !== "up" || state.retiring || this.#retired) return undefined;
+    if (replica?.state !== ReplicaState.READY) return undefined;
     const number = this.#nextNumber++;
     replica.inFlight += 1;
     this.#calls.set(number, { replica, events });
-    const timeoutMs = BigInt(Math.ceil(start.timeoutMs));
-    this.#starts.push(create(StartCallSchema, { ...start, number, timeoutMs, relayed: [...start.relayed] }));
+    this.#queue.start(number, start);
     this.#flushSoon();
+    state.silence.tighten();
     return {
       cancel: () => {
         if (!this.#calls.has(number)) return;
-        this.#cancels.push(number);
+        this.#queue.cancel(number);
         this.#flushSoon();
       },
     };
@@ -180,9 +165,10 @@ export class Link {
         state.stream.close();
         break;
       case "up":
-        state.heartbeat.cancel();
+        state.silence.stop();
         state.stream.close();
         this.#options.metrics.down("closed");
+        this.#options.onForget();
         break;
       case "waiting":
         state.timer.cancel();
@@ -202,44 +188,76 @@ export class Link {
       this.#lose(stream, new Error(`no hello within ${connectTimeoutMs} ms`)),
     );
     const stream = transport(target, {
-      onMessage: (message) => this.#onMessage(stream, message),
+      onMessage: (bytes, start, end) => this.#onMessage(stream, bytes, start, end),
+      onWritable: () => this.#flushSoon(),
       onEnd: (cause) => this.#lose(stream, cause ?? new Error("the agent ended the stream")),
     });
     this.#state = { kind: "greeting", stream, timer };
-    stream.send(
-      create(ConnectRequestSchema, {
-        frame: { case: "hello", value: { versions: [protocolVersion], routerId } },
-      }),
-    );
+    const value = { versions: [protocolVersion], routerId };
+    const hello = toBinary(ConnectRequestSchema, create(ConnectRequestSchema, { frame: { case: "hello", value } }));
+    stream.send(hello, 0, hello.length);
   }
 
-  #onMessage(stream: LinkStream, message: ConnectResponse): void {
+  #onMessage(stream: LinkStream, bytes: Buffer, start: number, end: number): void {
     const state = this.#state;
     if ((state.kind !== "up" && state.kind !== "greeting") || state.stream !== stream) return;
-    this.#lastHeardMs = this.#options.clock.monotonicMs();
-    const { frame } = message;
-    switch (frame.case) {
-      case "hello":
-        if (state.kind === "greeting") this.#greet(state, frame.value);
-        return;
-      case "step":
-        if (state.kind === "greeting") this.#lose(stream, new Error("protocol error: a step before the hello"));
-        else this.#step(frame.value);
-        return;
-      case "drain":
-        if (state.kind !== "up") return;
-        this.#state = { ...state, retiring: true };
+    if (state.kind === "up") state.silence.heard();
+    this.#reader.read(bytes, start, end);
+  }
+
+  #sink(): ResponseSink {
+    return {
+      onHello: (hello) => {
+        if (this.#state.kind === "greeting") this.#greet(this.#state, hello);
+      },
+      onDrain: () => {
+        if (this.#state.kind !== "up") return;
+        this.#state = { ...this.#state, retiring: true };
         this.#options.logger.info("agent drains", { nodeId: this.#options.nodeId, calls: this.#calls.size });
         this.#options.onChange();
-        return;
-      case undefined:
-        // A frame that only a newer agent knows.
-        return;
-    }
+      },
+      onStep: () => {
+        if (this.#state.kind === "greeting") {
+          this.#lose(this.#state.stream, new Error("protocol error: a step before the hello"));
+        }
+        return this.#state.kind === "up";
+      },
+      onReplica: (info) => {
+        this.#setReplica(info);
+        this.#changed = true;
+      },
+      onLoad: (replicaId, bytes, start, end) => this.#replicas.get(replicaId)?.setLoad(bytes, start, end),
+      onPrefixes: (digest) => {
+        if (this.#options.onPrefixes(digest, this.#prefixBlockBytes) === "ok") return;
+        this.#queue.resendPrefixes(digest.replicaId);
+        this.#flushSoon();
+      },
+      // Unknown numbers are calls of a stream before this one; they cannot come, and must not harm.
+      call: (number): DeltaSink | undefined => this.#calls.get(number)?.events,
+      onCallEnd: (number, end) => {
+        const call = this.#calls.get(number);
+        if (!call) return;
+        this.#calls.delete(number);
+        call.replica.inFlight -= 1;
+        call.events.onEnd(end);
+      },
+      onStepEnd: (deltas) => {
+        this.#options.metrics.step(deltas);
+        if (this.#changed) this.#options.onChange();
+        this.#changed = false;
+        this.#closeIfDone();
+      },
+    };
+  }
+
+  #setReplica(info: ReplicaInfo): void {
+    const known = this.#replicas.get(info.replicaId);
+    if (known) known.info = info;
+    else this.#replicas.set(info.replicaId, new LinkReplica(info));
   }
 
   #greet(state: LinkState & { kind: "greeting" }, hello: AgentHello): void {
-    const { nodeId, backoff, logger, metrics, target } = this.#options;
+    const { nodeId, backoff, clock, logger, metrics, target } = this.#options;
     if (hello.version !== protocolVersion) {
       this.#lose(state.stream, new Error(`the agent chose version ${hello.version}, we speak ${protocolVersion}`));
       return;
@@ -251,63 +269,29 @@ export class Link {
     state.timer.cancel();
     backoff.reset();
     this.#failures = 0;
-    for (const info of hello.replicas) this.#replicas.set(info.replicaId, { info, load: undefined, inFlight: 0 });
-    const heartbeat = this.#watchHeartbeat(state.stream, Math.max(1, hello.heartbeatIntervalMs));
-    this.#state = { kind: "up", stream: state.stream, heartbeat, retiring: false };
+    for (const info of hello.replicas) this.#setReplica(info);
+    this.#prefixBlockBytes = hello.prefixBlockBytes;
+    const silence = new Silence({
+      clock,
+      heartbeatMs: Math.max(1, hello.heartbeatIntervalMs),
+      stepMs: () => this.#stepMs(),
+      onSilent: (ms) => this.#lose(state.stream, new Error(`the agent was silent for ${Math.round(ms)} ms`)),
+    });
+    this.#state = { kind: "up", stream: state.stream, silence, retiring: false };
     metrics.up();
     logger.info("link up", { nodeId, address: target.address, replicas: hello.replicas.length });
     this.#options.onChange();
   }
 
-  #watchHeartbeat(stream: LinkStream, intervalMs: number): Timer {
-    const { clock } = this.#options;
-    const limitMs = intervalMs * missedHeartbeats;
-    let timer: Timer;
-    let suspected = false;
-    const check = (): void => {
-      const silentMs = clock.monotonicMs() - this.#lastHeardMs;
-      if (silentMs < limitMs) {
-        suspected = false;
-        timer = clock.setTimer(limitMs - silentMs, check);
-      } else if (suspected) {
-        this.#lose(stream, new Error(`the agent was silent for ${Math.round(silentMs)} ms`));
-      } else {
-        // If this process was held up itself, what the agent said lies unread in the socket: read it first.
-        suspected = true;
-        timer = clock.setTimer(1, check);
-      }
-    };
-    timer = clock.setTimer(limitMs, check);
-    return { cancel: () => timer.cancel() };
-  }
-
-  #step(step: StepBatch): void {
-    this.#options.metrics.step(step.deltas.length);
-    let changed = false;
-    for (const info of step.replicas) {
-      const known = this.#replicas.get(info.replicaId);
-      if (known) known.info = info;
-      else this.#replicas.set(info.replicaId, { info, load: undefined, inFlight: 0 });
-      changed = true;
+  /** The longest step among the replicas that run calls of ours; undefined when one of them has not been measured. */
+  #stepMs(): number | undefined {
+    let longestUs = 0;
+    for (const { inFlight, load } of this.#replicas.values()) {
+      if (inFlight === 0) continue;
+      if (!load?.stepTimeUs) return undefined;
+      longestUs = Math.max(longestUs, load.stepTimeUs);
     }
-    for (const load of step.loads) {
-      const known = this.#replicas.get(load.replicaId);
-      if (known) known.load = load;
-    }
-    for (const delta of step.deltas) {
-      // Unknown numbers are calls of a stream before this one; they cannot come, and must not harm.
-      const call = this.#calls.get(delta.number);
-      if (!call) continue;
-      for (const response of delta.responses) call.events.onResponse(response, 0, response.length);
-      if (delta.completionTokens > 0) call.events.onTokens(delta.completionTokens);
-      if (delta.end) {
-        this.#calls.delete(delta.number);
-        call.replica.inFlight -= 1;
-        call.events.onEnd(delta.end);
-      }
-    }
-    if (changed) this.#options.onChange();
-    this.#closeIfDone();
+    return longestUs === 0 ? undefined : longestUs / 1_000;
   }
 
   /** From `greeting` or `up` to `waiting`, unless `stream` is an old one. */
@@ -315,7 +299,7 @@ export class Link {
     const state = this.#state;
     if ((state.kind !== "greeting" && state.kind !== "up") || state.stream !== stream) return;
     const { nodeId, target, backoff, clock, logger, metrics } = this.#options;
-    if (state.kind === "up") state.heartbeat.cancel();
+    if (state.kind === "up") state.silence.stop();
     else state.timer.cancel();
     const delayMs = backoff.nextMs();
     this.#state = { kind: "waiting", timer: clock.setTimer(delayMs, () => this.#connect()) };
@@ -329,8 +313,12 @@ export class Link {
       retryInMs: Math.round(delayMs),
       error: cause,
     });
-    if (state.kind === "up") metrics.down("lost");
-    else metrics.failed();
+    if (state.kind === "up") {
+      metrics.down("lost");
+      this.#options.onForget();
+    } else {
+      metrics.failed();
+    }
     this.#endCalls(
       `The connection to the node was lost: ${state.kind === "up" ? "its agent went away" : "it did not answer"}.`,
     );
@@ -340,24 +328,24 @@ export class Link {
 
   #endCalls(message: string): void {
     this.#replicas.clear();
-    this.#starts = [];
-    this.#cancels = [];
+    this.#queue.clear();
     const lost = [...this.#calls.values()];
     this.#calls.clear();
     for (const call of lost) call.events.onEnd(create(CallEndSchema, { reason: Reason.NODE_LOST, message }));
   }
 
+  /** While the agent does not read, starts wait here, where a lost link ends them. */
   #flushSoon(): void {
     if (this.#flushing) return;
     this.#flushing = true;
-    setImmediate(() => {
+    atTurnEnd(() => {
       this.#flushing = false;
-      if (this.#state.kind !== "up" || this.#starts.length + this.#cancels.length === 0) return;
-      const starts = this.#starts;
-      const cancels = this.#cancels;
-      this.#starts = [];
-      this.#cancels = [];
-      this.#state.stream.send(create(ConnectRequestSchema, { frame: { case: "calls", value: { starts, cancels } } }));
+      if (this.#state.kind !== "up") return;
+      const { stream } = this.#state;
+      while (!this.#queue.isEmpty && stream.writable) {
+        const { bytes, length } = this.#queue.take();
+        stream.send(bytes, 0, length);
+      }
     });
   }
 

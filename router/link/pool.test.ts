@@ -7,9 +7,9 @@ import { silentLogger } from "#kernel/log.ts";
 import { Metrics } from "#kernel/metrics.ts";
 import { seededRandom } from "#kernel/random.ts";
 import { indexSnapshot } from "../discovery/snapshot.ts";
-import { createGrpcLinkTransport } from "./grpc-transport.ts";
 import { LinkPool } from "./pool.ts";
 import { TestAgent } from "./test-agent.ts";
+import { createWireLinkTransport } from "./wire-transport.ts";
 
 const closers: (() => Promise<void> | void)[] = [];
 afterEach(async () => {
@@ -19,8 +19,10 @@ afterEach(async () => {
 function newPool(): LinkPool {
   const pool = new LinkPool({
     routerId: "router",
-    transport: createGrpcLinkTransport(),
+    transport: createWireLinkTransport({ connectTimeoutMs: 2_000, clock: systemClock }),
     connectTimeoutMs: 2_000,
+    onPrefixes: () => "ok",
+    onForget: () => {},
     clock: systemClock,
     random: seededRandom(1),
     logger: silentLogger,

@@ -1,3 +1,4 @@
+import type { PrefixDigest } from "#gen/helixmesh/link/v1/link_pb.ts";
 import { Backoff } from "#kernel/backoff.ts";
 import type { Clock } from "#kernel/clock.ts";
 import type { Logger } from "#kernel/log.ts";
@@ -5,7 +6,8 @@ import type { Metrics } from "#kernel/metrics.ts";
 import type { Random } from "#kernel/random.ts";
 import type { IndexedSnapshot } from "../discovery/snapshot.ts";
 import type { ReplicaView } from "../routing/candidates.ts";
-import { Link, type LinkCall, type LinkCallEvents, type LinkStart } from "./link.ts";
+import type { LinkStart } from "./call-queue.ts";
+import { Link, type LinkCall, type LinkCallEvents } from "./link.ts";
 import { type LinkMetrics, linkMetrics } from "./link-metrics.ts";
 import type { LinkTransport } from "./transport.ts";
 
@@ -17,6 +19,10 @@ export interface PoolOptions {
   readonly random: Random;
   readonly logger: Logger;
   readonly metrics: Metrics;
+  /** News of what a replica's cache holds, in order. "gap": something before it is missing, and a snapshot will come. */
+  readonly onPrefixes: (nodeId: string, digest: PrefixDigest, blockBytes: number) => "ok" | "gap";
+  /** Nothing is known any more of what the node's caches hold: its link is down. */
+  readonly onForget: (nodeId: string) => void;
 }
 
 /** One link for each node of the snapshot. */
@@ -89,7 +95,7 @@ export class LinkPool {
   }
 
   #newLink(nodeId: string, target: { address: string; token: string }): Link {
-    const { routerId, transport, connectTimeoutMs, clock, random, logger } = this.#options;
+    const { routerId, transport, connectTimeoutMs, clock, random, logger, onPrefixes, onForget } = this.#options;
     return new Link({
       nodeId,
       target,
@@ -101,6 +107,8 @@ export class LinkPool {
       logger,
       metrics: this.#metrics,
       onChange: () => this.#changed(),
+      onPrefixes: (digest, blockBytes) => onPrefixes(nodeId, digest, blockBytes),
+      onForget: () => onForget(nodeId),
     });
   }
 

@@ -1,5 +1,3 @@
-import type { ConnectRequest, ConnectResponse } from "#gen/helixmesh/link/v1/link_pb.ts";
-
 /** Where an agent's link service is and what opens it. */
 export interface LinkTarget {
   /** host:port. */
@@ -9,15 +7,20 @@ export interface LinkTarget {
 }
 
 export interface LinkEvents {
-  onMessage(message: ConnectResponse): void;
+  /** One ConnectResponse, encoded. The bytes are lent for the call. */
+  onMessage(bytes: Buffer, start: number, end: number): void;
+  /** `writable` is true again. */
+  onWritable(): void;
   /** The stream is over, for whatever reason; called once, and nothing comes after it. */
   onEnd(cause: Error | undefined): void;
 }
 
 /** One stream of LinkService.Connect. */
 export interface LinkStream {
-  /** In order; buffered by the transport. */
-  send(message: ConnectRequest): void;
+  /** The agent reads what it was sent; otherwise `onWritable` tells when it does again. */
+  readonly writable: boolean;
+  /** One ConnectRequest, encoded; copied before this returns, and kept when the stream is not writable. */
+  send(bytes: Uint8Array, start: number, end: number): void;
   /** Cuts the stream and its connection; `onEnd` follows unless it came already. */
   close(): void;
 }

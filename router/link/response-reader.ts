@@ -1,0 +1,158 @@
+import { type DescMessage, type MessageShape, fromBinary } from "@bufbuild/protobuf";
+import {
+  type AgentHello,
+  AgentHelloSchema,
+  type CallEnd,
+  CallEndSchema,
+  ConnectResponseSchema,
+  CallDeltaSchema,
+  type PrefixDigest,
+  PrefixDigestSchema,
+  type ReplicaInfo,
+  ReplicaInfoSchema,
+  StepBatchSchema,
+} from "#gen/helixmesh/link/v1/link_pb.ts";
+import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
+import { ReplicaLoadSchema } from "#gen/helixmesh/type/v1/type_pb.ts";
+import { MeshError } from "#kernel/mesh-error.ts";
+import { ProtoScanner } from "#kernel/proto-scanner.ts";
+
+/** Who hears what a message says. Bytes are lent for the call. */
+export interface ResponseSink {
+  onHello(hello: AgentHello): void;
+  onDrain(): void;
+  /** False: the step is not wanted, and none of the rest is called. */
+  onStep(): boolean;
+  onReplica(info: ReplicaInfo): void;
+  /** One encoded ReplicaLoad. */
+  onLoad(replicaId: string, bytes: Buffer, start: number, end: number): void;
+  onPrefixes(digest: PrefixDigest): void;
+  /** Where the deltas of a call go; undefined when it is over. */
+  call(number: number): DeltaSink | undefined;
+  /** After all else of its last delta. */
+  onCallEnd(number: number, end: CallEnd): void;
+  onStepEnd(deltas: number): void;
+}
+
+export interface DeltaSink {
+  onResponse(bytes: Buffer, start: number, end: number): void;
+  onTokens(count: number): void;
+}
+
+// So that a renumbered field shows here and not on a live link.
+const frame = numbersOf(ConnectResponseSchema.field);
+const step = numbersOf(StepBatchSchema.field);
+const delta = numbersOf(CallDeltaSchema.field);
+const loadReplicaId = ReplicaLoadSchema.field.replicaId.number;
+
+/**
+ * Reads what an agent says. Deltas come for every token, so they are scanned where they lie and nothing is allocated
+ * for them; the rest is decoded. State comes before deltas, whatever their order in the message: a call that ends with
+ * its replica must find that replica gone when it looks for another.
+ */
+export class ResponseReader {
+  readonly #sink: ResponseSink;
+  readonly #message = new ProtoScanner();
+  readonly #step = new ProtoScanner();
+  readonly #inner = new ProtoScanner();
+
+  constructor(sink: ResponseSink) {
+    this.#sink = sink;
+  }
+
+  /** One ConnectResponse. @throws MeshError for what is none */
+  read(bytes: Buffer, start: number, end: number): void {
+    const message = this.#message;
+    message.reset(bytes, start, end);
+    while (message.next()) {
+      if (message.is(frame.step)) this.#readStep(bytes, message.start, message.end);
+      else if (message.is(frame.hello)) this.#sink.onHello(decode(AgentHelloSchema, bytes, message.start, message.end));
+      else if (message.is(frame.drain)) this.#sink.onDrain();
+    }
+  }
+
+  #readStep(bytes: Buffer, start: number, end: number): void {
+    const sink = this.#sink;
+    if (!sink.onStep()) return;
+    const scanner = this.#step;
+    scanner.reset(bytes, start, end);
+    let deltas = 0;
+    while (scanner.next()) {
+      if (scanner.is(step.deltas)) deltas += 1;
+      else if (scanner.is(step.loads)) this.#readLoad(bytes, scanner.start, scanner.end);
+      else if (scanner.is(step.replicas)) sink.onReplica(decode(ReplicaInfoSchema, bytes, scanner.start, scanner.end));
+      else if (scanner.is(step.prefixes)) {
+        sink.onPrefixes(decode(PrefixDigestSchema, bytes, scanner.start, scanner.end));
+      }
+    }
+    scanner.reset(bytes, start, end);
+    for (let left = deltas; left > 0 && scanner.next();) {
+      if (!scanner.is(step.deltas)) continue;
+      left -= 1;
+      this.#readDelta(bytes, scanner.start, scanner.end);
+    }
+    sink.onStepEnd(deltas);
+  }
+
+  #readLoad(bytes: Buffer, start: number, end: number): void {
+    const scanner = this.#inner;
+    scanner.reset(bytes, start, end);
+    let replicaId = "";
+    while (scanner.next())
+      if (scanner.is(loadReplicaId)) replicaId = bytes.toString("utf8", scanner.start, scanner.end);
+    this.#sink.onLoad(replicaId, bytes, start, end);
+  }
+
+  #readDelta(bytes: Buffer, start: number, end: number): void {
+    const number = this.#numberOf(bytes, start, end);
+    const call = this.#sink.call(number);
+    if (call === undefined) return;
+    const scanner = this.#inner;
+    let tokens = 0;
+    let endStart = -1;
+    let endEnd = -1;
+    scanner.reset(bytes, start, end);
+    while (scanner.next()) {
+      switch (scanner.field) {
+        case delta.responses:
+          call.onResponse(bytes, scanner.start, scanner.end);
+          break;
+        case delta.end:
+          endStart = scanner.start;
+          endEnd = scanner.end;
+          break;
+        case delta.completionTokens:
+          tokens = scanner.value;
+          break;
+        default:
+      }
+    }
+    if (tokens > 0) call.onTokens(tokens);
+    if (endStart >= 0) this.#sink.onCallEnd(number, decode(CallEndSchema, bytes, endStart, endEnd));
+  }
+
+  /** Encoders write it first; protobuf allows any order. */
+  #numberOf(bytes: Buffer, start: number, end: number): number {
+    const scanner = this.#inner;
+    scanner.reset(bytes, start, end);
+    while (scanner.next()) if (scanner.field === delta.number) return scanner.value;
+    return 0;
+  }
+}
+
+/** No bytes of the message are kept: they are lent. */
+function decode<D extends DescMessage>(schema: D, bytes: Buffer, start: number, end: number): MessageShape<D> {
+  try {
+    return fromBinary(schema, bytes.subarray(start, end), { readUnknownFields: false });
+  } catch (cause) {
+    throw new MeshError(Reason.INVALID_REQUEST, `The agent sent a malformed ${schema.name}.`, { cause });
+  }
+}
+
+function numbersOf<F extends Record<string, { readonly number: number }>>(
+  fields: F,
+): { readonly [K in keyof F]: number } {
+  return Object.fromEntries(Object.entries(fields).map(([name, field]) => [name, field.number])) as {
+    [K in keyof F]: number;
+  };
+}
