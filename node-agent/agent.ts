@@ -15,7 +15,7 @@ import { ControlLink, StateFile } from "./control/index.ts";
 import { engineFor } from "./engines/create-engine.ts";
 import { Host } from "./host/index.ts";
 import { checkNodeName, parseEngines, parseLabels } from "./identity-settings.ts";
-import { LinkServer } from "./link/index.ts";
+import { LinkServer, noPrefixes } from "./link/index.ts";
 import { fetchModel } from "./models/index.ts";
 import { ReplicaSet, observeEngines } from "./replicas/index.ts";
 import type { agentSettings } from "./settings.ts";
@@ -88,6 +88,7 @@ export async function startAgent(
     identity,
     replicas: () => replicas.infos(),
     readLoads: () => replicas.loads(),
+    prefixes: noPrefixes,
     runner,
     limits: {
       links: settings.maxLinks,
@@ -98,6 +99,7 @@ export async function startAgent(
     heartbeatMs: settings.linkHeartbeatMs,
     loadIntervalMs,
     helloTimeoutMs,
+    maxMessageBytes: settings.maxRequestBytes,
     clock,
     logger,
     metrics,
@@ -107,7 +109,9 @@ export async function startAgent(
     host: settings.host,
     port: settings.port,
     tls,
-    routes: linkServer.routes,
+    // Its one method is hot.
+    routes: () => {},
+    hot: linkServer.hot,
     services: [LinkService],
     interceptors: [rpcErrors(logger)],
     health: () => !draining,

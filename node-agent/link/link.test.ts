@@ -22,7 +22,8 @@ import { type RpcServer, startRpcServer } from "#kernel/rpc-server.ts";
 import { CallMetrics, createCallRunner } from "../call/index.ts";
 import { createSimEngine } from "../engines/sim/index.ts";
 import { ReplicaSet } from "../replicas/index.ts";
-import { LinkServer } from "./index.ts";
+import { LinkServer, noPrefixes } from "./index.ts";
+import type { PrefixSource } from "./prefix-source.ts";
 import { TestRouter, encode } from "./test-router.ts";
 
 const linkToken = "a-link-token";
@@ -36,7 +37,15 @@ class Node {
   #server: RpcServer | undefined;
 
   constructor(
-    overrides: { heartbeatMs?: number; calls?: number; links?: number; callBytes?: number; linkBytes?: number } = {},
+    overrides: {
+      heartbeatMs?: number;
+      calls?: number;
+      links?: number;
+      callBytes?: number;
+      linkBytes?: number;
+      prefixes?: PrefixSource;
+      loadIntervalMs?: number;
+    } = {},
   ) {
     const base = { clock: systemClock, random: systemRandom, logger: silentLogger };
     const replicas = new ReplicaSet({
@@ -65,8 +74,10 @@ class Node {
       runner,
       limits: { links, calls, callBytes, linkBytes },
       heartbeatMs: overrides.heartbeatMs ?? 1_000,
-      loadIntervalMs: 20,
+      loadIntervalMs: overrides.loadIntervalMs ?? 20,
       helloTimeoutMs: 5_000,
+      maxMessageBytes: 1 << 26,
+      prefixes: overrides.prefixes ?? noPrefixes,
     });
   }
 
@@ -74,7 +85,8 @@ class Node {
     this.#server = await startRpcServer({
       host: "127.0.0.1",
       port: 0,
-      routes: this.link.routes,
+      routes: () => {},
+      hot: this.link.hot,
       services: [LinkService],
       interceptors: [rpcErrors(silentLogger)],
       health: () => true,
@@ -324,6 +336,70 @@ describe("the link", () => {
         frame.frame.value.deltas.length === 0 &&
         frame.frame.value.loads.length === 0,
     );
+  });
+
+  test("sends with every step the load of the replica that made it", async () => {
+    // Loads are read once an hour but for those that come with steps.
+    const node = await startNode({ loadIntervalMs: 3_600_000 }, { time_scale: "1", step_base_us: "2000" });
+    const router = await node.readyRouter();
+    await router.start(generate({ maxOutputTokens: 10 })).ended;
+    const steps = router.frames.flatMap(({ frame }) => (frame.case === "step" ? [frame.value] : []));
+    // The first is what the link began with; one that is as it was is not said again.
+    const told = steps.filter(({ loads }) => loads.length > 0).slice(1);
+    expect(told.filter(({ deltas }) => deltas.length === 0)).toEqual([]);
+    expect(told.at(0)?.loads).toMatchObject([{ replicaId: "r1", running: 1 }]);
+    expect(told.at(-1)).toMatchObject({ deltas: [{ end: {} }], loads: [{ replicaId: "r1", running: 0 }] });
+  });
+
+  test("tells what caches hold: a snapshot, changes by number, and a snapshot again when asked", async () => {
+    const held = new Set([1, 2]);
+    const prefixes = { blockBytes: 256, replicaIds: () => ["r1"], held: () => Uint32Array.from(held) };
+    const node = await startNode({ prefixes });
+    const router = node.router();
+    expect((await router.hello()).frame).toMatchObject({ case: "hello", value: { prefixBlockBytes: 256 } });
+    const digest = async (sequence: bigint) => {
+      const has = ({ frame }: (typeof router.frames)[number]) =>
+        frame.case === "step" ? frame.value.prefixes.find((one) => one.sequence === sequence) : undefined;
+      return has(await router.frame((frame) => has(frame) !== undefined));
+    };
+    expect(await digest(1n)).toMatchObject({ replicaId: "r1", snapshot: true, added: [1, 2] });
+    held.add(3);
+    held.delete(1);
+    node.link.prefixesChanged("r1", { added: [3], removed: [1] });
+    expect(await digest(2n)).toMatchObject({ snapshot: false, added: [3], removed: [1] });
+    router.send({ case: "calls", value: { resendPrefixes: ["r1"] } });
+    expect(await digest(3n)).toMatchObject({ snapshot: true, added: [2, 3], removed: [] });
+  });
+
+  test("ends a link whose router says what it must not, with the fault", async () => {
+    const node = await startNode();
+    const twice = node.router();
+    await twice.hello();
+    void twice.hello();
+    const reusing = await node.readyRouter();
+    const call = { ...generate({ maxOutputTokens: 8_000 }), number: 7 };
+    reusing.send({ case: "calls", value: { starts: [call] } });
+    reusing.send({ case: "calls", value: { starts: [call] } });
+    expect(await twice.ended).toMatchObject({
+      code: grpc.status.INVALID_ARGUMENT,
+      details: expect.stringContaining("only CallBatch"),
+    });
+    expect(await reusing.ended).toMatchObject({
+      code: grpc.status.INVALID_ARGUMENT,
+      details: expect.stringContaining("number 7 is in use"),
+    });
+    expect((await (await node.readyRouter()).start(generate()).ended).reason).toBe(Reason.UNSPECIFIED);
+  });
+
+  test("refuses a router past the limit, and takes it when another has gone", async () => {
+    const node = await startNode({ links: 1 });
+    const first = await node.readyRouter();
+    const second = node.router();
+    void second.hello();
+    expect((await second.ended).code).toBe(grpc.status.RESOURCE_EXHAUSTED);
+    first.close();
+    while (node.link.sessionCount > 0) await new Promise((resolve) => setImmediate(resolve));
+    expect((await node.router().hello()).frame.case).toBe("hello");
   });
 
   test("fails the calls of an engine that crashes, and is ready again", async () => {

@@ -1,23 +1,25 @@
-import { create } from "@bufbuild/protobuf";
-import type { ConnectRouter, HandlerContext } from "@connectrpc/connect";
+import { create, toBinary } from "@bufbuild/protobuf";
 import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
 import {
-  type ConnectRequest,
-  type ConnectResponse,
-  ConnectResponseSchema,
+  type AgentHello,
+  AgentHelloSchema,
   LinkService,
   type ReplicaInfo,
   type RouterHello,
 } from "#gen/helixmesh/link/v1/link_pb.ts";
-import type { ReplicaLoad } from "#gen/helixmesh/type/v1/type_pb.ts";
+import { type ReplicaLoad, ReplicaLoadSchema } from "#gen/helixmesh/type/v1/type_pb.ts";
 import { bearerToken, sameSecret, sha256 } from "#kernel/api-key.ts";
-import { type Clock, sleep } from "#kernel/clock.ts";
+import type { Clock } from "#kernel/clock.ts";
 import { errorRow } from "#kernel/error-table.ts";
+import { grpcRefusal } from "#kernel/grpc-messages.ts";
+import type { HotMethod } from "#kernel/hot-method.ts";
 import type { Logger } from "#kernel/log.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
 import type { Metrics } from "#kernel/metrics.ts";
-import { LoadChanges } from "./load-changes.ts";
-import { type CallRunner, Session, type SessionLimits } from "./session.ts";
+import type { HeaderList, StreamListener, WireStream } from "#kernel/wire/index.ts";
+import { LinkStream } from "./link-stream.ts";
+import type { PrefixChange, PrefixSource } from "./prefix-source.ts";
+import { type CallRunner, type EncodedLoads, Session, type SessionLimits, type SessionPipe } from "./session.ts";
 
 const protocolVersion = 1;
 
@@ -26,11 +28,14 @@ export interface LinkServerOptions {
   readonly identity: () => { readonly nodeId: string; readonly linkToken: string } | undefined;
   readonly replicas: () => ReplicaInfo[];
   readonly readLoads: () => ReplicaLoad[];
+  readonly prefixes: PrefixSource;
   readonly runner: CallRunner;
   readonly limits: SessionLimits & { readonly links: number };
   readonly heartbeatMs: number;
-  /** How often loads are read; a changed one is sent to every router. */
+  /** How often loads are read when no step brings them; a changed one is sent to every router. */
   readonly loadIntervalMs: number;
+  /** Of one message of a router. */
+  readonly maxMessageBytes: number;
   /** How long a router may take to say hello. */
   readonly helloTimeoutMs: number;
   readonly clock: Clock;
@@ -45,7 +50,6 @@ export interface LinkServerOptions {
 export class LinkServer {
   readonly #options: LinkServerOptions;
   readonly #sessions = new Set<Session>();
-  readonly #loads = new LoadChanges();
   readonly #refused;
   readonly #links;
   readonly #overflows;
@@ -61,9 +65,13 @@ export class LinkServer {
     this.#overflows = metrics.counter("link_call_overflows_total", "Calls ended because their router read too slowly.");
   }
 
-  readonly routes = (router: ConnectRouter): void => {
-    router.rpc(LinkService.method.connect, (requests, context) => this.#connect(requests, context));
-  };
+  /** For the port that routers connect to. */
+  readonly hot: ReadonlyMap<string, HotMethod> = new Map([
+    [
+      `/${LinkService.typeName}/${LinkService.method.connect.name}`,
+      (stream, headers) => this.#connect(stream, headers),
+    ],
+  ]);
 
   get sessionCount(): number {
     return this.#sessions.size;
@@ -71,6 +79,11 @@ export class LinkServer {
 
   replicaChanged(replica: ReplicaInfo): void {
     for (const session of this.#sessions) session.setReplica(replica);
+  }
+
+  /** What a replica's engine holds of prompts is different from before. */
+  prefixesChanged(replicaId: string, change: PrefixChange): void {
+    for (const session of this.#sessions) session.setPrefixes(replicaId, change);
   }
 
   /** Announces the drain to every router; resolves when the last call has ended, at the latest after the timeout. */
@@ -93,12 +106,30 @@ export class LinkServer {
     cut.cancel();
   }
 
-  async *#connect(requests: AsyncIterable<ConnectRequest>, context: HandlerContext): AsyncGenerator<ConnectResponse> {
-    const { nodeId } = this.#authenticate(context.requestHeader.get("authorization"));
-    const incoming = requests[Symbol.asyncIterator]();
-    const hello = await this.#readHello(incoming, context.signal);
-    if (hello === undefined) return;
-    const { limits, heartbeatMs, clock, runner, replicas, readLoads } = this.#options;
+  #connect(stream: WireStream, headers: HeaderList): StreamListener {
+    const identity = this.#admit(headers.get("authorization"));
+    if (identity instanceof MeshError) {
+      stream.sendHeaders(grpcRefusal(identity, headers.get("x-request-id")), true);
+      return { onData() {}, onEnd() {}, onClose() {} };
+    }
+    const { maxMessageBytes, helloTimeoutMs, clock, logger } = this.#options;
+    const open = (hello: RouterHello, pipe: SessionPipe) => this.#open(identity.nodeId, hello, pipe);
+    const onClosed = (session: Session) => this.#onClosed(session);
+    return new LinkStream({ maxMessageBytes, helloTimeoutMs, clock, logger, open, onClosed }, stream, headers);
+  }
+
+  #open(
+    nodeId: string,
+    routerHello: RouterHello,
+    pipe: SessionPipe,
+  ): { readonly hello: AgentHello; readonly session: Session } {
+    const { limits, heartbeatMs, clock, runner, replicas, prefixes } = this.#options;
+    if (!routerHello.versions.includes(protocolVersion)) {
+      const spoken = routerHello.versions.join(", ") || "none";
+      throw new MeshError(Reason.CONFLICT, `The node speaks link version ${protocolVersion}, the router ${spoken}.`, {
+        field: "hello.versions",
+      });
+    }
     if (this.#draining !== undefined) throw new MeshError(Reason.DRAINING, "The node is shutting down.");
     if (this.#sessions.size >= limits.links) {
       this.#refused.inc({ reason: "links" });
@@ -106,8 +137,10 @@ export class LinkServer {
         limit: `${limits.links} links`,
       });
     }
-    const logger = this.#options.logger.child({ routerId: hello.routerId.slice(0, 128) });
     const session = new Session({
+      pipe,
+      prefixes,
+      readLoads: () => this.#encodedLoads(),
       limits,
       heartbeatMs,
       clock,
@@ -117,101 +150,55 @@ export class LinkServer {
     });
     this.#sessions.add(session);
     this.#links.set(this.#sessions.size);
-    logger.info("router connected");
-    const onAbort = (): void => session.close();
-    context.signal.addEventListener("abort", onAbort, { once: true });
-    void this.#receive(session, incoming, logger);
-    for (const load of readLoads()) session.setLoad(load);
+    this.#options.logger.info("router connected", { routerId: routerHello.routerId.slice(0, 128) });
     this.#pumpLoads();
-    try {
-      const value = { version: protocolVersion, nodeId, heartbeatIntervalMs: heartbeatMs, replicas: replicas() };
-      yield create(ConnectResponseSchema, { frame: { case: "hello", value } });
-      yield* session.frames();
-    } finally {
-      context.signal.removeEventListener("abort", onAbort);
-      session.close();
-      this.#sessions.delete(session);
-      this.#links.set(this.#sessions.size);
-      logger.info("router disconnected");
-      if (this.#sessions.size === 0) this.#emptied?.();
-    }
+    const hello = create(AgentHelloSchema, {
+      version: protocolVersion,
+      nodeId,
+      heartbeatIntervalMs: heartbeatMs,
+      replicas: replicas(),
+      prefixBlockBytes: prefixes.blockBytes,
+    });
+    return { hello, session };
   }
 
-  #authenticate(header: string | null): { readonly nodeId: string } {
+  #onClosed(session: Session): void {
+    this.#sessions.delete(session);
+    this.#links.set(this.#sessions.size);
+    this.#options.logger.info("router disconnected");
+    if (this.#sessions.size === 0) this.#emptied?.();
+  }
+
+  #admit(header: string | undefined): { readonly nodeId: string } | MeshError {
     const identity = this.#options.identity();
     if (identity === undefined) {
-      throw new MeshError(
-        Reason.NO_READY_REPLICA,
-        "The node has not been admitted by its control plane yet; try again.",
-      );
+      const message = "The node has not been admitted by its control plane yet; try again.";
+      return new MeshError(Reason.NO_READY_REPLICA, message);
     }
-    const token = bearerToken(header);
+    const token = bearerToken(header ?? null);
     // Hashes have one length, so the comparison takes one time whatever was sent.
     if (token !== undefined && sameSecret(sha256(token), sha256(identity.linkToken))) return identity;
     this.#refused.inc({ reason: "invalid_api_key" });
-    throw new MeshError(
-      Reason.INVALID_API_KEY,
-      "The link token is missing or wrong; discovery has the node's current one.",
-    );
+    const message = "The link token is missing or wrong; discovery has the node's current one.";
+    return new MeshError(Reason.INVALID_API_KEY, message);
   }
 
-  /** Undefined when the router went away first. */
-  async #readHello(incoming: AsyncIterator<ConnectRequest>, signal: AbortSignal): Promise<RouterHello | undefined> {
-    const { clock, helloTimeoutMs } = this.#options;
-    const settled = new AbortController();
-    const first = await Promise.race([
-      incoming.next(),
-      sleep(clock, helloTimeoutMs, AbortSignal.any([signal, settled.signal])).then(() => "timeout" as const),
-    ]);
-    settled.abort();
-    if (signal.aborted) return undefined;
-    if (first === "timeout") {
-      throw new MeshError(Reason.DEADLINE_EXCEEDED, `No RouterHello came within ${helloTimeoutMs} ms.`);
-    }
-    if (first.done) return undefined;
-    const { frame } = first.value;
-    if (frame.case !== "hello") {
-      throw new MeshError(Reason.INVALID_REQUEST, "The first message of a link must be RouterHello.", {
-        field: "hello",
-      });
-    }
-    if (!frame.value.versions.includes(protocolVersion)) {
-      throw new MeshError(
-        Reason.CONFLICT,
-        `The node speaks link version ${protocolVersion}, the router ${frame.value.versions.join(", ") || "none"}.`,
-        { field: "hello.versions" },
-      );
-    }
-    return frame.value;
-  }
-
-  async #receive(session: Session, incoming: AsyncIterator<ConnectRequest>, logger: Logger): Promise<void> {
-    try {
-      for (;;) {
-        const next = await incoming.next();
-        if (next.done) return session.close();
-        const { frame } = next.value;
-        if (frame.case === "calls") session.receive(frame.value);
-        else session.close(new MeshError(Reason.INVALID_REQUEST, "After the hello only CallBatch may follow."));
-      }
-    } catch (error) {
-      logger.debug("link broke", { error });
-      session.close();
-    }
+  #encodedLoads(): EncodedLoads {
+    const loads = this.#options.readLoads();
+    return new Map(loads.map((load) => [load.replicaId, toBinary(ReplicaLoadSchema, load)]));
   }
 
   /** Reads loads as long as somebody listens. */
   #pumpLoads(): void {
     if (this.#loadTimerRuns || this.#sessions.size === 0) return;
     this.#loadTimerRuns = true;
-    const { clock, loadIntervalMs, readLoads } = this.#options;
+    const { clock, loadIntervalMs } = this.#options;
     clock.setTimer(
       loadIntervalMs,
       () => {
         this.#loadTimerRuns = false;
-        for (const load of this.#loads.changed(readLoads())) {
-          for (const session of this.#sessions) session.setLoad(load);
-        }
+        const loads = this.#encodedLoads();
+        for (const session of this.#sessions) session.setLoads(loads);
         this.#pumpLoads();
       },
       { unref: true },

@@ -1,19 +1,19 @@
-import { create } from "@bufbuild/protobuf";
+import { create, toBinary } from "@bufbuild/protobuf";
 import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
 import {
   type CallBatch,
   type CallEnd,
   CallEndSchema,
-  type ConnectResponse,
   ConnectResponseSchema,
-  DrainNoticeSchema,
   type ReplicaInfo,
   type StartCall,
 } from "#gen/helixmesh/link/v1/link_pb.ts";
-import type { ReplicaLoad } from "#gen/helixmesh/type/v1/type_pb.ts";
 import type { Clock, Timer } from "#kernel/clock.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
+import { atTurnEnd } from "#kernel/wire/index.ts";
 import { Outbox, type OutboxLimits } from "./outbox.ts";
+import { PrefixFeed } from "./prefix-feed.ts";
+import type { PrefixChange, PrefixSource } from "./prefix-source.ts";
 
 /** A call that runs on behalf of a link. */
 export interface RunningCall {
@@ -37,7 +37,24 @@ export interface SessionLimits extends OutboxLimits {
   readonly calls: number;
 }
 
+/** The session's way to its router. */
+export interface SessionPipe {
+  /** The router reads what it was sent. */
+  readonly writable: boolean;
+  /** One ConnectResponse, encoded; copied before this returns. */
+  send(bytes: Uint8Array, start: number, end: number): void;
+  /** Ends the stream behind what was sent, well or with the fault. */
+  end(error: MeshError | undefined): void;
+}
+
+/** Encoded ReplicaLoads by replica. */
+export type EncodedLoads = ReadonlyMap<string, Uint8Array>;
+
 export interface SessionOptions {
+  readonly pipe: SessionPipe;
+  readonly prefixes: PrefixSource;
+  /** Loads of all replicas at this moment. */
+  readonly readLoads: () => EncodedLoads;
   readonly limits: SessionLimits;
   readonly heartbeatMs: number;
   readonly clock: Clock;
@@ -50,28 +67,31 @@ type Life =
   | { readonly kind: "open" }
   /** Told to drain: refuses new calls, ends when the last one has. */
   | { readonly kind: "draining" }
-  /** The stream is over, for `error` if it was ours to end. */
-  | { readonly kind: "closed"; readonly error: MeshError | undefined };
+  | { readonly kind: "closed" };
 
 /**
- * One router's stream after the hellos, apart from any transport: frames in by `receive`, frames out by `frames`. All
- * that happens in one event-loop turn leaves in one message, since the next frame is made in the turn's last phase.
+ * One router's stream after the hellos. All that happens in one event-loop turn leaves in one message at its end; while
+ * the router does not read, nothing is sent and what happens joins.
  */
 export class Session {
   readonly #options: SessionOptions;
   readonly #outbox: Outbox;
+  readonly #prefixes: PrefixFeed;
   readonly #calls = new Map<number, RunningCall>();
-  readonly #control: ConnectResponse[] = [];
   #life: Life = { kind: "open" };
   #sentSinceTick = false;
   #heartbeatDue = false;
-  #wake: (() => void) | undefined;
+  /** Of the notice that has not been sent. */
+  #drainTimeoutMs: number | undefined;
+  #flushDue = false;
   #tick: Timer | undefined;
 
   constructor(options: SessionOptions) {
     this.#options = options;
     this.#outbox = new Outbox(options.limits);
+    this.#prefixes = new PrefixFeed(options.prefixes);
     this.#armHeartbeat();
+    this.setLoads(options.readLoads());
   }
 
   get callCount(): number {
@@ -84,25 +104,33 @@ export class Session {
     for (const number of batch.cancels) {
       this.#calls.get(number)?.cancel(new MeshError(Reason.CANCELLED, "The caller cancelled the call."));
     }
+    for (const replicaId of batch.resendPrefixes) this.#prefixes.resend(replicaId);
+    if (batch.resendPrefixes.length > 0) this.flushSoon();
   }
 
-  setLoad(load: ReplicaLoad): void {
-    this.#outbox.setLoad(load);
-    this.#signal();
+  /** The loads of all replicas; what changed is sent, and with it whatever prefix changes wait. */
+  setLoads(loads: EncodedLoads): void {
+    for (const [replicaId, load] of loads) this.#outbox.setLoad(replicaId, load);
+    this.#outbox.keepLoadsOf(loads);
+    if (!this.#outbox.isEmpty || !this.#prefixes.isEmpty) this.flushSoon();
+  }
+
+  /** Leaves with the next step, or with the next look at loads: a pick that knows a prefix 100 ms later is no worse. */
+  setPrefixes(replicaId: string, change: PrefixChange): void {
+    this.#prefixes.change(replicaId, change);
   }
 
   setReplica(replica: ReplicaInfo): void {
     this.#outbox.setReplica(replica);
-    this.#signal();
+    this.flushSoon();
   }
 
   /** Announces that no new calls are taken; the stream ends after the last one's end. */
   drain(timeoutMs: number): void {
     if (this.#life.kind !== "open") return;
     this.#life = { kind: "draining" };
-    const value = create(DrainNoticeSchema, { timeoutMs: BigInt(Math.round(timeoutMs)) });
-    this.#control.push(create(ConnectResponseSchema, { frame: { case: "drain", value } }));
-    this.#signal();
+    this.#drainTimeoutMs = timeoutMs;
+    this.flushSoon();
   }
 
   /** Cancels what runs; each call's end still reaches the router, unless the stream is gone. */
@@ -110,37 +138,51 @@ export class Session {
     for (const call of this.#calls.values()) call.cancel(error);
   }
 
-  /** The stream is over: everything that ran for it is cancelled. Idempotent. */
+  /** Ends the stream, for `error` if there is one; everything that ran for it is cancelled. Idempotent. */
   close(error?: MeshError): void {
     if (this.#life.kind === "closed") return;
-    this.#life = { kind: "closed", error };
+    this.#life = { kind: "closed" };
     this.#tick?.cancel();
     this.cancelAll(new MeshError(Reason.CANCELLED, "The link to the router ended."));
-    this.#wake?.();
+    this.#options.pipe.end(error);
   }
 
-  /** Frames to send, until the stream is over. Throws the error that `close` was given. */
-  async *frames(): AsyncGenerator<ConnectResponse> {
-    for (;;) {
-      if (this.#life.kind === "closed") {
-        if (this.#life.error !== undefined) throw this.#life.error;
-        return;
-      }
-      const control = this.#control.shift();
-      if (control !== undefined) {
-        this.#sentSinceTick = true;
-        yield control;
-      } else if (!this.#outbox.isEmpty || this.#heartbeatDue) {
-        this.#sentSinceTick = true;
-        this.#heartbeatDue = false;
-        yield create(ConnectResponseSchema, { frame: { case: "step", value: this.#outbox.take() } });
-      } else if (this.#life.kind === "draining" && this.#calls.size === 0) {
-        this.close();
-      } else {
-        await new Promise<void>((resolve) => (this.#wake = resolve));
-        this.#wake = undefined;
+  /** Sends what waits when this turn ends; also for the transport, which is writable again. */
+  flushSoon(): void {
+    if (this.#flushDue) return;
+    this.#flushDue = true;
+    atTurnEnd(() => {
+      this.#flushDue = false;
+      this.#flush();
+    });
+  }
+
+  #flush(): void {
+    const { pipe, readLoads } = this.#options;
+    if (this.#life.kind === "closed" || !pipe.writable) return;
+    const outbox = this.#outbox;
+    if (this.#drainTimeoutMs !== undefined) {
+      const value = { timeoutMs: BigInt(Math.round(this.#drainTimeoutMs)) };
+      const notice = toBinary(
+        ConnectResponseSchema,
+        create(ConnectResponseSchema, { frame: { case: "drain", value } }),
+      );
+      this.#drainTimeoutMs = undefined;
+      pipe.send(notice, 0, notice.length);
+    }
+    if (outbox.steppedReplicas.size > 0) {
+      for (const [replicaId, load] of readLoads()) {
+        if (outbox.steppedReplicas.has(replicaId)) outbox.setLoad(replicaId, load);
       }
     }
+    if (!this.#prefixes.isEmpty) outbox.setDigests(this.#prefixes.take());
+    if (!outbox.isEmpty || this.#heartbeatDue) {
+      this.#sentSinceTick = true;
+      this.#heartbeatDue = false;
+      const { bytes, length } = outbox.take();
+      pipe.send(bytes, 0, length);
+    }
+    if (this.#life.kind === "draining" && this.#calls.size === 0) this.close();
   }
 
   #start(start: StartCall): void {
@@ -161,8 +203,8 @@ export class Session {
     const refusal = this.#refusal();
     if (refusal !== undefined) {
       this.#options.onRefused(refusal.reason);
-      this.#outbox.end(number, callEnd(refusal));
-      this.#signal();
+      this.#outbox.end(number, start.replicaId, callEnd(refusal));
+      this.flushSoon();
       return;
     }
     let ended = false;
@@ -170,8 +212,8 @@ export class Session {
     const sink: CallSink = {
       push: (responses, completionTokens) => {
         if (overflowed || ended || this.#life.kind === "closed") return;
-        const outcome = this.#outbox.push(number, responses, completionTokens);
-        if (outcome === "queued") return this.#signal();
+        const outcome = this.#outbox.push(number, start.replicaId, responses, completionTokens);
+        if (outcome === "queued") return this.flushSoon();
         overflowed = true;
         this.#options.onCallOverflow();
         if (outcome === "link-full") return this.close(linkFull(this.#options.limits.linkBytes));
@@ -182,8 +224,8 @@ export class Session {
         ended = true;
         this.#calls.delete(number);
         if (this.#life.kind === "closed") return;
-        this.#outbox.end(number, end);
-        this.#signal();
+        this.#outbox.end(number, start.replicaId, end);
+        this.flushSoon();
       },
     };
     const call = this.#options.runner.start(start, sink);
@@ -201,14 +243,6 @@ export class Session {
     });
   }
 
-  /** Wakes the sender at the end of this event-loop turn, so that all the turn brings travels together. */
-  #signal(): void {
-    const wake = this.#wake;
-    if (wake === undefined) return;
-    this.#wake = undefined;
-    setImmediate(wake);
-  }
-
   /** Looks twice an interval, so that the gap between two messages never exceeds one. */
   #armHeartbeat(): void {
     this.#tick = this.#options.clock.setTimer(
@@ -217,7 +251,7 @@ export class Session {
         if (this.#life.kind === "closed") return;
         if (!this.#sentSinceTick) {
           this.#heartbeatDue = true;
-          this.#signal();
+          this.flushSoon();
         }
         this.#sentSinceTick = false;
         this.#armHeartbeat();
