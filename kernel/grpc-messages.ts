@@ -171,7 +171,7 @@ export const grpcOkTrailers = encodeBlock([["grpc-status", "0"]]);
 /** How a call ends: the same fields as from connect-es, our detail in grpc-status-details-bin among them. */
 export function grpcTrailers(error?: MeshError, callId = ""): HeaderFields {
   const fields = [...setTrailerStatus(new Headers(), error?.toConnectError(callId))];
-  return fields.map(([name, value]) => [name, name === "grpc-message" ? statusMessage(error?.message ?? "") : value]);
+  return fields.map(([name, value]) => [name, name === "grpc-message" ? percentEncode(error?.message ?? "") : value]);
 }
 
 /** "Trailers-Only": the whole answer to a call that is refused before any message; send it with `end`. */
@@ -195,11 +195,6 @@ export function grpcFault(trailers: HeaderList): MeshError | undefined {
     // Percent-encoding or base64 that is none.
     return MeshError.from(ConnectError.from(error));
   }
-}
-
-/** HTTP/2 forbids blanks at the ends of a field; gRPC lets any byte be percent-encoded. */
-function statusMessage(text: string): string {
-  return percentEncode(text).replace(/^ | $/g, "%20");
 }
 
 function invalid(message: string): MeshError {

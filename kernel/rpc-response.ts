@@ -70,7 +70,10 @@ function trailers(from: Headers): Record<string, string> {
   return to;
 }
 
-/** "Percent-Encoded" of https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md#responses: no more than needed. */
+/**
+ * "Percent-Encoded" of https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md#responses: no more than
+ * needed, and blanks at the ends, which HTTP/2 forbids there.
+ */
 export function percentEncode(text: string): string {
-  return text.replace(/[^ -$&-~]+/gu, (run) => encodeURIComponent(run.toWellFormed()));
+  return text.replace(/[^ -$&-~]+|^ | $/gu, (run) => encodeURIComponent(run.toWellFormed()));
 }

@@ -18,6 +18,7 @@ import { createControlClient } from "./discovery/control-client.ts";
 import { SnapshotFile } from "./discovery/snapshot-file.ts";
 import { Discovery } from "./discovery/watch.ts";
 import { openDoors } from "./doors/index.ts";
+import { NodeSubset } from "./link/node-subset.ts";
 import { LinkPool } from "./link/pool.ts";
 import { createWireLinkTransport } from "./link/wire-transport.ts";
 import { policies } from "./routing/policies/index.ts";
@@ -32,7 +33,8 @@ export async function serveRouter(
   const { clock, random, logger, metrics } = parts;
   const tls = loadTls({ certPath: settings.tlsCert, keyPath: settings.tlsKey });
   const routerId = settings.routerId ?? `${hostname()}:${settings.port}`;
-  const { stateDir, connectTimeoutMs } = settings;
+  const { stateDir, connectTimeoutMs, routers, maxLinks } = settings;
+  const subset = new NodeSubset({ routerId, routers, maxLinks });
   await makeFolder(stateDir, 0o700);
 
   const client = createControlClient(settings);
@@ -52,6 +54,7 @@ export async function serveRouter(
   const transport = createWireLinkTransport({ ca, connectTimeoutMs, clock });
   const pool = new LinkPool({
     routerId,
+    subset,
     transport,
     connectTimeoutMs,
     onPrefixes: () => "ok",

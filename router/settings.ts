@@ -154,6 +154,20 @@ export const routerSettings = defineSettings({
     default: undefined,
     doc: "PEM file with the certificates that sign the agents'; links are cleartext without it.",
   }),
+  maxLinks: setting.integer({
+    env: "HELIXMESH_ROUTER_MAX_LINKS",
+    flag: "max-links",
+    default: 0,
+    min: 0,
+    max: 100_000,
+    doc: "Links to agents above which the routers of --routers share the nodes; 0 is a link to each.",
+  }),
+  routers: setting.list({
+    env: "HELIXMESH_ROUTER_ROUTERS",
+    flag: "routers",
+    default: [],
+    doc: "The --router-id of every router, the same list in each; needed only with --max-links.",
+  }),
   drainTimeoutMs: setting.durationMs({
     env: "HELIXMESH_ROUTER_DRAIN_TIMEOUT",
     flag: "drain-timeout",

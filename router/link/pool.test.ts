@@ -7,6 +7,7 @@ import { silentLogger } from "#kernel/log.ts";
 import { Metrics } from "#kernel/metrics.ts";
 import { seededRandom } from "#kernel/random.ts";
 import { indexSnapshot } from "../discovery/snapshot.ts";
+import { NodeSubset } from "./node-subset.ts";
 import { LinkPool } from "./pool.ts";
 import { TestAgent } from "./test-agent.ts";
 import { createWireLinkTransport } from "./wire-transport.ts";
@@ -19,6 +20,7 @@ afterEach(async () => {
 function newPool(): LinkPool {
   const pool = new LinkPool({
     routerId: "router",
+    subset: new NodeSubset({ routerId: "router", routers: [], maxLinks: 0 }),
     transport: createWireLinkTransport({ connectTimeoutMs: 2_000, clock: systemClock }),
     connectTimeoutMs: 2_000,
     onPrefixes: () => "ok",

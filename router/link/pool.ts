@@ -9,11 +9,13 @@ import type { ReplicaView } from "../routing/candidates.ts";
 import type { LinkStart } from "./call-queue.ts";
 import { Link, type LinkCall, type LinkCallEvents } from "./link.ts";
 import { type LinkMetrics, linkMetrics } from "./link-metrics.ts";
+import type { NodeSubset } from "./node-subset.ts";
 import type { LinkTransport } from "./transport.ts";
 
 export interface PoolOptions {
   readonly routerId: string;
   readonly transport: LinkTransport;
+  readonly subset: NodeSubset;
   readonly connectTimeoutMs: number;
   readonly clock: Clock;
   readonly random: Random;
@@ -25,7 +27,7 @@ export interface PoolOptions {
   readonly onForget: (nodeId: string) => void;
 }
 
-/** One link for each node of the snapshot. */
+/** One link for each node of the snapshot, or of the router's share of them. */
 export class LinkPool {
   readonly #options: PoolOptions;
   readonly #metrics: LinkMetrics;
@@ -43,14 +45,15 @@ export class LinkPool {
   /** Opens links to new nodes and retires those of nodes that are gone or have another address or token. */
   follow(snapshot: IndexedSnapshot): void {
     if (this.#closed) return;
+    const nodes = this.#options.subset.choose(snapshot);
     for (const [nodeId, link] of this.#links) {
-      const node = snapshot.nodes.get(nodeId);
+      const node = nodes.get(nodeId);
       if (node && node.linkAddress === link.target.address && node.linkToken === link.target.token) continue;
       this.#links.delete(nodeId);
       this.#retiring.add(link);
       link.retire();
     }
-    for (const node of snapshot.nodes.values()) {
+    for (const node of nodes.values()) {
       if (this.#links.has(node.nodeId)) continue;
       const target = { address: node.linkAddress, token: node.linkToken };
       const link = this.#takeBack(node.nodeId, target.address, target.token) ?? this.#newLink(node.nodeId, target);

@@ -104,14 +104,16 @@ export class ResponseReader {
   }
 
   #readDelta(bytes: Buffer, start: number, end: number): void {
-    const number = this.#numberOf(bytes, start, end);
+    const scanner = this.#inner;
+    scanner.reset(bytes, start, end);
+    // Encoders write the number first; protobuf allows any order.
+    const isFirst = scanner.next() && scanner.field === delta.number;
+    const number = isFirst ? scanner.value : this.#findNumber(bytes, start, end);
     const call = this.#sink.call(number);
     if (call === undefined) return;
-    const scanner = this.#inner;
     let tokens = 0;
     let endStart = -1;
     let endEnd = -1;
-    scanner.reset(bytes, start, end);
     while (scanner.next()) {
       switch (scanner.field) {
         case delta.responses:
@@ -131,12 +133,14 @@ export class ResponseReader {
     if (endStart >= 0) this.#sink.onCallEnd(number, decode(CallEndSchema, bytes, endStart, endEnd));
   }
 
-  /** Encoders write it first; protobuf allows any order. */
-  #numberOf(bytes: Buffer, start: number, end: number): number {
+  /** Leaves the scanner before the first field again. */
+  #findNumber(bytes: Buffer, start: number, end: number): number {
     const scanner = this.#inner;
+    let number = 0;
     scanner.reset(bytes, start, end);
-    while (scanner.next()) if (scanner.field === delta.number) return scanner.value;
-    return 0;
+    while (scanner.next()) if (scanner.field === delta.number) number = scanner.value;
+    scanner.reset(bytes, start, end);
+    return number;
   }
 }
 

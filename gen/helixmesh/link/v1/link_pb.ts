@@ -606,8 +606,8 @@ export const LinkService: GenService<{
    * path: finished, refused, failed, cancelled. Order holds within a call.
    *
    * Load is full state per replica named, and stays valid until the next one for that replica. An agent with nothing
-   * to say sends an empty StepBatch every heartbeat_interval_ms; a router that hears nothing for three intervals
-   * treats the link as lost. When the stream ends, every call on it is lost and the agent cancels its work; the router
+   * to say sends an empty StepBatch every heartbeat_interval_ms; a router that hears nothing for three intervals, or
+   * for one and a half while calls run on it, treats the link as lost. When the stream ends, every call on it is lost and the agent cancels its work; the router
    * reconnects with jittered back-off and starts from a fresh hello.
    *
    * @generated from rpc helixmesh.link.v1.LinkService.Connect
