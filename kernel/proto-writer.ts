@@ -6,7 +6,7 @@ const keptBytes = 1_048_576;
 export const WireType = { VARINT: 0, I64: 1, LEN: 2, I32: 5 } as const;
 
 /** Bytes of a varint; `value` is a whole number of 0 to 2^53 - 1. */
-export function varintBytes(value: number): number {
+function varintBytes(value: number): number {
   let count = 1;
   for (let rest = value; rest >= 0x80; rest = Math.floor(rest / 0x80)) count++;
   return count;
