@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn } from "node:child_process";
-import { createServer } from "node:net";
 import { join } from "node:path";
+import { freePort } from "./contestants/contestant.ts";
 import { cpuSecondsOfTree } from "./process-cpu.ts";
 import { ended, type Mesh, startMesh } from "./mesh.ts";
 import { machine, median, percentile, publish, type Row, rounded } from "./report.ts";
@@ -134,15 +134,4 @@ async function startLlamaServer(path: string): Promise<{ readonly url: string; r
   }
   child.kill("SIGKILL");
   throw new Error(`${path} did not come up.`);
-}
-
-function freePort(): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const server = createServer();
-    server.on("error", reject);
-    server.listen(0, "127.0.0.1", () => {
-      const address = server.address();
-      server.close(() => resolve(typeof address === "object" && address !== null ? address.port : 0));
-    });
-  });
 }

@@ -48,9 +48,14 @@ export function median(values: readonly number[]): number {
   );
 }
 
-/** Prints a result as a table and keeps it in `bench/results/NAME.json`. */
-export async function publish(name: string, result: Result): Promise<void> {
+/** Prints a result as a table. */
+export function show(result: Result): void {
   console.log(`\n${table(result)}\n`);
+}
+
+/** Prints a result and keeps it in `bench/results/NAME.json`. */
+export async function publish(name: string, result: Result): Promise<void> {
+  show(result);
   await mkdir(resultsFolder, { recursive: true });
   await writeFile(join(resultsFolder, `${name}.json`), `${JSON.stringify(result, null, 2)}\n`);
   await writeReadmeTables();

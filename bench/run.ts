@@ -1,11 +1,21 @@
 // `npm run bench -- NAME`: measures the whole mesh against a peer or a limit, in one run. Bounded in time and count.
 import { runEngineBench } from "./engine.ts";
+import { runGatewaysBench } from "./gateways.ts";
 import { runLoadBench } from "./load.ts";
+import { runRelayBench } from "./relay.ts";
 import { writeReadmeTables } from "./report.ts";
 
-const benches: Record<string, { readonly about: string; readonly run: () => Promise<void> }> = {
+const benches: Record<string, { readonly about: string; readonly run: (flags: readonly string[]) => Promise<void> }> = {
   engine: { about: "1 and 16 clients stream stories from Pocket: the mesh beside llama-server", run: runEngineBench },
   load: { about: "ghz and k6 against the mesh with the sim engine: gRPC, Connect, OpenAI SSE", run: runLoadBench },
+  relay: {
+    about: "CPU, latency and memory of relaying beside nginx and HAProxy (--quick: about a minute)",
+    run: runRelayBench,
+  },
+  gateways: {
+    about: "CPU a request and a token, and prefix hits, beside SMG, LiteLLM, Portkey, nginx and HAProxy (--quick)",
+    run: runGatewaysBench,
+  },
   readme: { about: "write the tables of bench/README.md from bench/results", run: writeReadmeTables },
 };
 
@@ -16,4 +26,9 @@ if (bench === undefined) {
   console.error(`${name === "" ? "Which benchmark?" : `There is no benchmark "${name}".`}\n${lines.join("\n")}`);
   process.exit(2);
 }
-await bench.run();
+try {
+  await bench.run(process.argv.slice(3));
+} catch (error) {
+  console.error(error instanceof Error ? error.message : error);
+  process.exit(1);
+}
