@@ -15,7 +15,7 @@ import { startRpcServer } from "#kernel/rpc-server.ts";
 import type { SettingsOf } from "#kernel/settings.ts";
 import { loadTls } from "#kernel/tls.ts";
 import { authenticate } from "./api/authenticate.ts";
-import { databaseErrors } from "./api/database-errors.ts";
+import { databaseErrors, withDatabaseErrors } from "./api/database-errors.ts";
 import { deploymentService } from "./api/deployments.ts";
 import { discoveryService } from "./api/discovery-service.ts";
 import { keyService } from "./api/keys.ts";
@@ -126,7 +126,8 @@ export async function serve(
       NodeService,
     ],
     health: () => discovery.failure === undefined,
-    interceptors: [databaseErrors(logger), authenticate(sql, keys)],
+    authorize: withDatabaseErrors(authenticate(sql, keys), logger),
+    interceptors: [databaseErrors(logger)],
     maxBodyBytes: settings.maxBodyBytes,
     logger,
     metrics,

@@ -1,4 +1,4 @@
-import { Code, ConnectError, type Interceptor } from "@connectrpc/connect";
+import { Code, ConnectError, type HandlerContext, type Interceptor } from "@connectrpc/connect";
 import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
 import type { Logger } from "#kernel/log.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
@@ -9,24 +9,44 @@ import { MeshError } from "#kernel/mesh-error.ts";
  */
 export function rpcErrors(logger: Logger): Interceptor {
   return (next) => async (request) => {
-    const callId = request.header.get("x-request-id") ?? "";
-    function translate(error: unknown): ConnectError {
-      const isAnswer = error instanceof MeshError || (error instanceof ConnectError && error.details.length > 0);
-      if (request.signal.aborted && !isAnswer) return aborted(request.signal.reason, callId);
-      if (error instanceof ConnectError) return error;
-      const fault = MeshError.from(error);
-      if (fault.reason === Reason.INTERNAL) {
-        const rpc = `${request.service.typeName}/${request.method.name}`;
-        logger.error("rpc failed", { rpc, callId, error });
-      }
-      return fault.toConnectError(callId);
-    }
+    const translate = translator(logger, `${request.service.typeName}/${request.method.name}`, request);
     try {
       const response = await next(request);
       return response.stream ? { ...response, message: translated(response.message, translate) } : response;
     } catch (error) {
       throw translate(error);
     }
+  };
+}
+
+/** Decides by the headers who may call, before anything of a body is read. @throws MeshError to refuse */
+export type Authorize = (context: HandlerContext) => void | Promise<void>;
+
+/** The same for what `authorize` throws, which no interceptor sees. */
+export function requestGate(authorize: Authorize, logger: Logger): (context: HandlerContext) => Promise<void> {
+  return async (context) => {
+    try {
+      await authorize(context);
+    } catch (error) {
+      const { service, method, requestHeader: header, signal } = context;
+      throw translator(logger, `${service.typeName}/${method.name}`, { header, signal })(error);
+    }
+  };
+}
+
+function translator(
+  logger: Logger,
+  rpc: string,
+  { header, signal }: { readonly header: Headers; readonly signal: AbortSignal },
+): (error: unknown) => ConnectError {
+  const callId = header.get("x-request-id") ?? "";
+  return (error) => {
+    const isAnswer = error instanceof MeshError || (error instanceof ConnectError && error.details.length > 0);
+    if (signal.aborted && !isAnswer) return aborted(signal.reason, callId);
+    if (error instanceof ConnectError) return error;
+    const fault = MeshError.from(error);
+    if (fault.reason === Reason.INTERNAL) logger.error("rpc failed", { rpc, callId, error });
+    return fault.toConnectError(callId);
   };
 }
 

@@ -11,7 +11,7 @@ import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
 import type { Logger } from "#kernel/log.ts";
 import type { NodeHandler, NodeServerRequest, NodeServerResponse } from "#kernel/node-handler.ts";
 import { forgetRest } from "#kernel/request-rest.ts";
-import { rpcErrors } from "#kernel/rpc-errors.ts";
+import { type Authorize, requestGate, rpcErrors } from "#kernel/rpc-errors.ts";
 import { compressions, decodeRequest, decodedMessages, takeMessages } from "#kernel/rpc-request.ts";
 import { cutResponse, percentEncode, sendResponse } from "#kernel/rpc-response.ts";
 import { universalRequest } from "#kernel/universal-request.ts";
@@ -22,6 +22,7 @@ export interface RpcHandlerOptions {
   readonly fallback?: NodeHandler | undefined;
   /** Sees every request first and may set headers of either side; true means that it answered. */
   readonly before?: ((request: NodeServerRequest, response: NodeServerResponse) => boolean) | undefined;
+  readonly authorize?: Authorize | undefined;
   readonly interceptors?: readonly Interceptor[];
   /** Per message, after decompression too. */
   readonly maxBodyBytes: number;
@@ -46,6 +47,7 @@ export function rpcHandler(options: RpcHandlerOptions): NodeHandler {
     acceptCompression: [...compressions],
     interceptors: [rpcErrors(logger), takeMessages, ...(options.interceptors ?? [])],
     shutdownSignal: options.shutdownSignal,
+    ...(options.authorize && { requestGate: requestGate(options.authorize, logger) }),
   });
   options.routes(router);
   const handlers = new Map(router.handlers.map((handler) => [handler.requestPath, handler]));
@@ -58,6 +60,7 @@ export function rpcHandler(options: RpcHandlerOptions): NodeHandler {
     if (!handler) {
       // A gRPC client understands only a gRPC status, whatever the fallback speaks.
       if (contentType.startsWith("application/grpc")) return refuseGrpc(response, path);
+      if (request.method === "POST" && rpcPath.test(path) && rpcType.test(contentType)) return noMethod(response, path);
       return options.fallback ? options.fallback(request, response) : notFound(response, path);
     }
     if (!handler.allowedMethods.includes(request.method ?? "")) {
@@ -116,6 +119,10 @@ export function rpcHandler(options: RpcHandlerOptions): NodeHandler {
   };
 }
 
+/** Paths and content types of Connect calls; gRPC's have a content type that nothing else has. */
+const rpcPath = /^\/[\w.]+\.\w+\/\w+$/;
+const rpcType = /^application\/(json|proto|connect\+\w+)\b/;
+
 function refuseGrpc(response: NodeServerResponse, path: string): void {
   const headers = {
     "content-type": "application/grpc",
@@ -123,6 +130,10 @@ function refuseGrpc(response: NodeServerResponse, path: string): void {
     "grpc-message": percentEncode(`No method ${path.slice(0, 200)}; server reflection lists what there is.`),
   };
   send(response, 200, headers, "");
+}
+
+function noMethod(response: NodeServerResponse, path: string): void {
+  refuse(response, 404, `No method ${path.slice(0, 200)}; server reflection lists what there is.`);
 }
 
 function notFound(response: NodeServerResponse, path: string): void {

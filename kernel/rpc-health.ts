@@ -42,6 +42,6 @@ export function addHealth(
         }
       },
     },
-    { interceptors: [takeMessages] },
+    { interceptors: [takeMessages], requestGate: () => {} },
   );
 }

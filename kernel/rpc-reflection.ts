@@ -11,7 +11,7 @@ import { takeMessages } from "#kernel/rpc-request.ts";
  */
 export function addReflection(router: ConnectRouter, services: readonly DescService[], drainSignal: AbortSignal): void {
   const index = reflectionIndex([...services, ServerReflection, ServerReflectionAlpha]);
-  const options = { interceptors: [takeMessages], shutdownSignal: drainSignal };
+  const options = { interceptors: [takeMessages], requestGate: () => {}, shutdownSignal: drainSignal };
   async function* answer<R extends Request>(requests: AsyncIterable<R>) {
     for await (const request of requests) {
       yield {

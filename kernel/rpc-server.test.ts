@@ -1,7 +1,7 @@
 import { once } from "node:events";
 import { Agent, type IncomingMessage, request as httpRequest } from "node:http";
 import { connect as http2Connect } from "node:http2";
-import { connect as tcpConnect } from "node:net";
+import { type AddressInfo, connect as tcpConnect, createServer as createTcpServer } from "node:net";
 import { buffer } from "node:stream/consumers";
 import { fromBinary } from "@bufbuild/protobuf";
 import { FileDescriptorProtoSchema } from "@bufbuild/protobuf/wkt";
@@ -111,10 +111,13 @@ async function failureOf(promise: Promise<unknown>): Promise<ConnectError> {
   );
 }
 
-async function http1(port: number, options: { path: string; method?: string; agent?: Agent; body?: string }) {
-  const { path, method = "GET", agent, body } = options;
+async function http1(
+  port: number,
+  options: { path: string; method?: string; type?: string; agent?: Agent; body?: string },
+) {
+  const { path, method = "GET", type = "application/json", agent, body } = options;
   const request = httpRequest({ host: "127.0.0.1", port, path, method, ...(agent && { agent }) });
-  request.setHeader("content-type", "application/json");
+  request.setHeader("content-type", type);
   request.on("error", () => {}); // Before a response `once` has it; after one it is the server's to close.
   request.end(body ?? "");
   const [response] = (await once(request, "response")) as [IncomingMessage];
@@ -215,6 +218,18 @@ describe("plain HTTP", () => {
     const second = await http2Get(port, "/nope");
     expect(second.status).toBe(404);
     expect(second.text).toBe(first.text);
+  });
+
+  test("gets an error of Connect for an RPC method that does not exist, also where a fallback is", async () => {
+    const { port } = await startServer({ fallback: (_, response) => void response.end("fallback") });
+    const path = "/helixmesh.inference.v1.InferenceService/Nope";
+    const call = (type: string) => http1(port, { path, method: "POST", type, body: "{}" });
+    for (const type of ["application/json", "application/proto", "application/connect+json"]) {
+      const answer = await call(type);
+      expect(answer.status).toBe(404);
+      expect(JSON.parse(answer.text)).toMatchObject({ code: "unimplemented", message: expect.stringContaining(path) });
+    }
+    expect((await call("text/plain")).text).toBe("fallback");
   });
 
   test("reaches the fallback on every path that is no RPC, query and all", async () => {
@@ -328,12 +343,37 @@ describe("TLS", () => {
     expect((await createClient(InferenceService, connect).countTokens({ model: "ab" })).promptTokens).toBe(2);
   });
 
-  test("closes a connection that does not speak it", async () => {
+  test("tells a client without it to use it", async () => {
     const server = await startServer({ tls });
-    const socket = tcpConnect(server.port, "127.0.0.1");
-    socket.write("GET / HTTP/1.1\r\nhost: a\r\n\r\n");
-    await once(socket.resume(), "close");
+    const answer = await http1(server.port, { path: "/" });
+    expect(answer).toMatchObject({ status: 400, headers: { connection: "close" } });
+    expect(answer.text).toContain("call it with https");
     expect(server.connections()).toBe(0);
+  });
+
+  test("must begin in time", async () => {
+    const server = await startServer({ tls, sniffTimeoutMs: 20 });
+    const socket = tcpConnect(server.port, "127.0.0.1");
+    await once(socket.resume(), "close");
+  });
+
+  test("may begin with a first byte that comes alone", async () => {
+    const server = await startServer({ tls });
+    const proxy = createTcpServer((client) => {
+      const upstream = tcpConnect({ port: server.port, host: "127.0.0.1", noDelay: true });
+      for (const socket of [client, upstream]) socket.on("error", () => {}); // Cut at the end of the test.
+      client.once("data", (hello: Buffer) => {
+        upstream.write(hello.subarray(0, 1), () => {
+          upstream.write(hello.subarray(1));
+          client.pipe(upstream).pipe(client);
+        });
+      });
+    }).listen(0, "127.0.0.1");
+    cleanups.push(() => void proxy.close());
+    await once(proxy, "listening");
+    const baseUrl = `https://127.0.0.1:${(proxy.address() as AddressInfo).port}`;
+    const grpc = createClient(InferenceService, createGrpcTransport({ baseUrl, nodeOptions }));
+    expect((await grpc.countTokens({ model: "ab" })).promptTokens).toBe(2);
   });
 });
 

@@ -13,7 +13,8 @@ import type { Logger } from "#kernel/log.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
 import type { Metrics } from "#kernel/metrics.ts";
 import type { NodeHandler, NodeServerRequest, NodeServerResponse } from "#kernel/node-handler.ts";
-import { sniffProtocol } from "#kernel/protocol-sniff.ts";
+import { isTls, plainProtocol, sniffProtocol } from "#kernel/protocol-sniff.ts";
+import type { Authorize } from "#kernel/rpc-errors.ts";
 import { rpcHandler } from "#kernel/rpc-handler.ts";
 import { addHealth } from "#kernel/rpc-health.ts";
 import { addReflection } from "#kernel/rpc-reflection.ts";
@@ -33,6 +34,8 @@ export interface RpcServerOptions {
   readonly fallback?: NodeHandler | undefined;
   /** Sees every request first and may set headers of either side; true means that it answered. */
   readonly before?: ((request: NodeServerRequest, response: NodeServerResponse) => boolean) | undefined;
+  /** Health and reflection are open to all. */
+  readonly authorize?: Authorize | undefined;
   /** Outermost first. They see every call but health and reflection. */
   readonly interceptors?: readonly Interceptor[];
   /** Of one request message, decompressed. */
@@ -55,6 +58,8 @@ export interface RpcServerOptions {
 
 /** After a drain has cut the calls: for their last words to leave, before the connections go. */
 const cutGraceMs = 1_000;
+/** For a client to read why it is refused. */
+const refusalGraceMs = 1_000;
 
 export interface RpcServer {
   readonly port: number;
@@ -153,15 +158,13 @@ export async function startRpcServer(options: RpcServerOptions): Promise<RpcServ
     if (draining.signal.aborted) socket.destroy();
   }
 
-  function sniff(socket: Socket): void {
+  function sniff<T>(socket: Socket, decide: (seen: Buffer) => T | undefined, onProtocol: (protocol: T) => void): void {
     undecided.add(socket);
     socket.once("close", () => undecided.delete(socket));
     sniffProtocol(socket, {
       timeoutMs: sniffTimeoutMs,
-      onProtocol(protocol) {
-        undecided.delete(socket);
-        serve(socket, protocol);
-      },
+      decide,
+      onProtocol,
       onTimeout() {
         bounded.inc({ bound: "sniff_timeout" });
         socket.destroy();
@@ -171,14 +174,11 @@ export async function startRpcServer(options: RpcServerOptions): Promise<RpcServ
 
   // TCP keep-alive finds peers that vanished without a word.
   const tcpOptions = { noDelay: true, keepAlive: true, keepAliveInitialDelay: 60_000 };
-  const listener = tls ? createTlsListener(tls) : createTcpServer(tcpOptions);
-  function createTlsListener(files: { readonly cert: Buffer; readonly key: Buffer }): Server {
+  const listener = createTcpServer(tcpOptions);
+  const tlsServer = tls && createTlsLayer(tls);
+  function createTlsLayer(files: { readonly cert: Buffer; readonly key: Buffer }): Server {
     const ALPNProtocols = ["h2", "http/1.1"];
     const server = createTlsServer({ ...tcpOptions, ...files, ALPNProtocols, handshakeTimeout: sniffTimeoutMs });
-    server.on("connection", (socket: Socket) => {
-      undecided.add(socket);
-      socket.once("close", () => undecided.delete(socket));
-    });
     server.on("tlsClientError", (error) => logger.debug("TLS handshake failed", { error }));
     server.on("secureConnection", (socket: TLSSocket) => {
       track(socket);
@@ -187,12 +187,21 @@ export async function startRpcServer(options: RpcServerOptions): Promise<RpcServ
     });
     return server;
   }
-  if (!tls) {
-    listener.on("connection", (socket: Socket) => {
-      track(socket);
-      sniff(socket);
+  listener.on("connection", (socket: Socket) => {
+    if (tlsServer) {
+      socket.on("error", (error) => logger.debug("connection failed", { error }));
+      sniff(socket, isTls, (speaksTls) => {
+        if (speaksTls) tlsServer.emit("connection", socket);
+        else refusePlain(socket);
+      });
+      return;
+    }
+    track(socket);
+    sniff(socket, plainProtocol, (protocol) => {
+      undecided.delete(socket);
+      serve(socket, protocol);
     });
-  }
+  });
   listener.maxConnections = maxConnections;
   listener.on("drop", () => {
     bounded.inc({ bound: "max_connections" });
@@ -242,4 +251,15 @@ export async function startRpcServer(options: RpcServerOptions): Promise<RpcServ
       await finished;
     },
   };
+}
+
+/** For a client that calls `http` where `https` is spoken. */
+function refusePlain(socket: Socket): void {
+  const text = "This port speaks TLS only; call it with https instead of http.\n";
+  const head = `HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\ncontent-length: ${text.length}\r\nconnection: close\r\n\r\n`;
+  // What it goes on sending is read and dropped: a TCP reset would destroy the answer.
+  socket.resume();
+  socket.end(head + text);
+  const cut = systemClock.setTimer(refusalGraceMs, () => socket.destroy());
+  socket.once("close", () => cut.cancel());
 }

@@ -2,12 +2,12 @@ import { createContextKey } from "@connectrpc/connect";
 import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
 
-/** Who calls, once the authenticate interceptor let the call through. */
+/** Who calls, once `authenticate` let the call through. */
 export type Caller =
   | { readonly kind: "key"; readonly keyId: string }
   | { readonly kind: "node"; readonly nodeId: string };
 
-/** No caller unless the interceptor set one. */
+/** No caller unless `authenticate` set one. */
 export const callerKey = createContextKey<Caller | undefined>(undefined, { description: "who calls" });
 
 /** A node may speak for itself only. */

@@ -2,6 +2,7 @@ import type { Interceptor } from "@connectrpc/connect";
 import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
 import type { Logger } from "#kernel/log.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
+import type { Authorize } from "#kernel/rpc-errors.ts";
 
 /**
  * SQLSTATE classes and driver or socket codes that say that the database is away or overrun, and not that a statement
@@ -17,16 +18,26 @@ export function databaseErrors(logger: Logger): Interceptor {
     try {
       return await next(request);
     } catch (error) {
-      const code = error instanceof Error && "code" in error ? error.code : undefined;
-      if (typeof code !== "string" || !(awayCode.test(code) || collisionCode.test(code))) throw error;
-      logger.warn("the database did not serve a call", { method: request.method.name, code, error });
-      throw new MeshError(
-        Reason.CONTROL_PLANE_UNAVAILABLE,
-        "The control plane's database does not answer; try again.",
-        {
-          cause: error,
-        },
-      );
+      throw translate(error, request.method.name, logger);
     }
   };
+}
+
+/** The same for a call's authorization, which no interceptor sees. */
+export function withDatabaseErrors(authorize: Authorize, logger: Logger): Authorize {
+  return async (context) => {
+    try {
+      await authorize(context);
+    } catch (error) {
+      throw translate(error, context.method.name, logger);
+    }
+  };
+}
+
+function translate(error: unknown, method: string, logger: Logger): unknown {
+  const code = error instanceof Error && "code" in error ? error.code : undefined;
+  if (typeof code !== "string" || !(awayCode.test(code) || collisionCode.test(code))) return error;
+  logger.warn("the database did not serve a call", { method, code, error });
+  const message = "The control plane's database does not answer; try again.";
+  return new MeshError(Reason.CONTROL_PLANE_UNAVAILABLE, message, { cause: error });
 }

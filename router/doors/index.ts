@@ -10,7 +10,7 @@ import type { Calls } from "../call/calls.ts";
 import { createCors } from "./cors.ts";
 import { handleOpenAi } from "./openai/index.ts";
 import { nameRequest } from "./request-id.ts";
-import { inferenceService } from "./rpc/index.ts";
+import { callerKey, inferenceService } from "./rpc/index.ts";
 
 export interface DoorsOptions {
   readonly host: string;
@@ -40,7 +40,9 @@ export function openDoors(options: DoorsOptions): Promise<RpcServer> {
     port,
     tls,
     services: [InferenceService],
-    routes: (router) => router.service(InferenceService, inferenceService({ calls, authenticate })),
+    routes: (router) => router.service(InferenceService, inferenceService(calls)),
+    authorize: ({ requestHeader, values }) =>
+      void values.set(callerKey, authenticate(requestHeader.get("authorization"))),
     health: healthy,
     before(request, response) {
       nameRequest(request, response);

@@ -1,1 +1,1 @@
-export { type InferenceServiceOptions, inferenceService } from "./inference-service.ts";
+export { callerKey, inferenceService } from "./inference-service.ts";

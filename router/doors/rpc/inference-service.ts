@@ -1,5 +1,6 @@
-import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
+import { type HandlerContext, type ServiceImpl, createContextKey } from "@connectrpc/connect";
 import type { InferenceService } from "#gen/helixmesh/inference/v1/inference_pb.ts";
+import { invariant } from "#kernel/invariant.ts";
 import { newId } from "#kernel/random.ts";
 import { cutResponse } from "#kernel/rpc-response.ts";
 import type { Principal } from "../../admission/authenticate.ts";
@@ -7,20 +8,14 @@ import type { CallContext, Calls, Door } from "../../call/calls.ts";
 import { requestIdHeader } from "../request-id.ts";
 import { decodedResponse, relayedResponse } from "./relay-bytes.ts";
 
-export interface InferenceServiceOptions {
-  readonly calls: Calls;
-  /** Takes the `authorization` header. @throws MeshError INVALID_API_KEY, PERMISSION_DENIED */
-  readonly authenticate: (authorization: string | null) => Principal;
-}
+/** Who calls, set before a handler runs and before anything of the body is read. */
+export const callerKey = createContextKey<Principal | undefined>(undefined, { description: "who calls" });
 
 /** InferenceService over gRPC, gRPC-Web and Connect: who asks, then the core, then the answer as it comes. */
-export function inferenceService({
-  calls,
-  authenticate,
-}: InferenceServiceOptions): ServiceImpl<typeof InferenceService> {
+export function inferenceService(calls: Calls): ServiceImpl<typeof InferenceService> {
   function callContext(context: HandlerContext): CallContext {
     return {
-      principal: authenticate(context.requestHeader.get("authorization")),
+      principal: caller(context),
       callId: context.requestHeader.get(requestIdHeader) ?? newId("call"),
       door: doorOf(context.protocolName),
       signal: context.signal,
@@ -38,10 +33,15 @@ export function inferenceService({
     embed: (request, context) => calls.embed(request, callContext(context)),
     countTokens: (request, context) => calls.countTokens(request, callContext(context)),
     listModels(_request, context) {
-      const principal = authenticate(context.requestHeader.get("authorization"));
-      return { models: [...calls.listModels(principal)] };
+      return { models: [...calls.listModels(caller(context))] };
     },
   };
+}
+
+function caller(context: HandlerContext): Principal {
+  const principal = context.values.get(callerKey);
+  invariant(principal !== undefined, "a call has a caller");
+  return principal;
 }
 
 function doorOf(protocolName: string): Door {
