@@ -41,6 +41,8 @@ export interface Exchange {
   readonly context: CallContext;
   readonly deps: OpenAiDeps;
   readonly reply: Reply;
+  /** Aborts when the client goes away. */
+  readonly signal: AbortSignal;
 }
 
 /** One `POST` route. A MeshError thrown before anything was sent becomes the answer. */
