@@ -79,7 +79,7 @@ class TestClient implements ResponseSink {
   whole = false;
 
   write(bytes: Uint8Array, start: number, end: number): boolean {
-    this.got.push(bytes.slice(start, end));
+    this.got.push(new Uint8Array(bytes.subarray(start, end)));
     return this.reads;
   }
   finish(): void {
@@ -145,7 +145,11 @@ function begin(options: { ready?: string[]; settings?: Partial<CallSettings>; ti
 
 /** One step's news of a call. */
 function send({ events }: { readonly events: LinkCallEvents }, responses: readonly Uint8Array[], tokens: number): void {
-  for (const response of responses) events.onResponse(response, 0, response.length);
+  for (const response of responses) {
+    const lent = Buffer.concat([Buffer.from([0]), response]);
+    events.onResponse(lent, 1, lent.length);
+    lent.fill(0xff);
+  }
   if (tokens > 0) events.onTokens(tokens);
 }
 

@@ -48,7 +48,7 @@ export class Delivery {
     const length = end - start;
     // One response always fits: it may be larger than the bound, and it is in memory already.
     if (!this.#isEmpty && this.#bytes + length > this.#maxBytes) return false;
-    this.#waiting.push(bytes.slice(start, end));
+    this.#waiting.push(new Uint8Array(bytes.subarray(start, end)));
     this.#bytes += length;
     return true;
   }

@@ -12,7 +12,7 @@ export function onlyResponse(begin: (sink: ResponseSink) => RunningCall, signal:
     };
     const call = begin({
       write(bytes, start, end) {
-        only ??= bytes.slice(start, end);
+        only ??= new Uint8Array(bytes.subarray(start, end));
         return true;
       },
       finish() {

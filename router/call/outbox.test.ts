@@ -39,7 +39,7 @@ describe("an outbox", () => {
 
   test("keeps a copy of lent bytes", async () => {
     const { box } = outbox();
-    const lent = new Uint8Array([9, 1, 1, 9]);
+    const lent = Buffer.from([9, 1, 1, 9]);
     box.write(lent, 1, 3);
     lent.fill(0);
     expect(await box.next()).toEqual({ done: false, value: item(1) });

@@ -30,7 +30,7 @@ export class Outbox implements ResponseSink, AsyncIterableIterator<Uint8Array, u
   }
 
   write(bytes: Uint8Array, start: number, end: number): boolean {
-    const item = bytes.slice(start, end);
+    const item = new Uint8Array(bytes.subarray(start, end));
     if (!this.#waiter) {
       this.#item = item;
       return false;

@@ -10,7 +10,7 @@ import type { Calls } from "../call/calls.ts";
 import { createCors } from "./cors.ts";
 import { handleOpenAi } from "./openai/index.ts";
 import { nameRequest } from "./request-id.ts";
-import { inferenceService } from "./rpc/index.ts";
+import { generateMethod, inferenceService } from "./rpc/index.ts";
 
 export interface DoorsOptions {
   readonly host: string;
@@ -34,6 +34,7 @@ export interface DoorsOptions {
 export function openDoors(options: DoorsOptions): Promise<RpcServer> {
   const { host, port, tls, calls, authenticate, healthy, onCut, maxBodyBytes, clock, logger, metrics } = options;
   const cors = createCors(options.corsOrigins);
+  const generate = generateMethod({ calls, authenticate, maxBodyBytes, clock, logger, metrics });
   const openAi = { calls, authenticate, clock, logger, metrics, maxBodyBytes, newCallId: () => newId("call") };
   return startRpcServer({
     host,
@@ -41,6 +42,7 @@ export function openDoors(options: DoorsOptions): Promise<RpcServer> {
     tls,
     services: [InferenceService],
     routes: (router) => router.service(InferenceService, inferenceService({ calls, authenticate })),
+    hot: new Map([[`/${InferenceService.typeName}/${InferenceService.method.generate.name}`, generate]]),
     health: healthy,
     before(request, response) {
       nameRequest(request, response);

@@ -1,1 +1,2 @@
-export { type InferenceServiceOptions, inferenceService } from "./inference-service.ts";
+export { generateMethod } from "./generate-stream.ts";
+export { inferenceService } from "./inference-service.ts";
