@@ -14,6 +14,9 @@ export interface EventStreamOptions {
 /** What may gather within one turn before it is written at once, characters. */
 const mostPending = 64 * 1024;
 
+/** RFC 9112, 7.1, with no trailers. */
+const lastChunk = "0\r\n\r\n";
+
 const dirty: EventStream[] = [];
 
 /** One look at the end of a turn for all streams that have something to send. */
@@ -32,6 +35,8 @@ function flushAll(): void {
 export class EventStream {
   readonly #response: HttpResponse;
   readonly #options: EventStreamOptions;
+  /** HTTP/1.1 without a length (RFC 9112, 7.1). Node would put each event's frame into three more writes. */
+  readonly #chunked: boolean;
   #pending = "";
   #scheduled = false;
   /** Cuts a client that does not read; set while it does not keep up. */
@@ -48,6 +53,8 @@ export class EventStream {
       "x-accel-buffering": "no",
       ...options.headers,
     });
+    this.#chunked = response.chunkedEncoding === true;
+    if (this.#chunked) response.chunkedEncoding = false;
     response.on("drain", () => this.#unblock());
     response.on("close", () => {
       this.#over = true;
@@ -72,7 +79,8 @@ export class EventStream {
   end(events: string): void {
     if (this.#over) return;
     this.#over = true;
-    this.#response.end(this.#pending + events);
+    const last = this.#framed(this.#pending + events);
+    this.#response.end(this.#chunked ? `${last}${lastChunk}` : last);
     this.#pending = "";
   }
 
@@ -81,7 +89,11 @@ export class EventStream {
     if (this.#over || this.#pending === "") return;
     const events = this.#pending;
     this.#pending = "";
-    if (!this.#response.write(events)) this.#block();
+    if (!this.#response.write(this.#framed(events))) this.#block();
+  }
+
+  #framed(events: string): string {
+    return this.#chunked ? `${Buffer.byteLength(events).toString(16)}\r\n${events}\r\n` : events;
   }
 
   #block(): void {
