@@ -156,14 +156,15 @@ export function grpcPrefix(length: number): Uint8Array {
   return prefix;
 }
 
-const responseFields: HeaderFields = [
+/** Open every answer that has messages; for those who add fields of their own. */
+export const grpcResponseFields: HeaderFields = [
   [":status", "200"],
   ["content-type", "application/grpc+proto"],
   ["grpc-accept-encoding", [...inflates.keys()].join(",")],
 ];
 
-/** Opens every answer that has messages. */
-export const grpcResponseHeaders = encodeBlock(responseFields);
+/** The same, encoded. */
+export const grpcResponseHeaders = encodeBlock(grpcResponseFields);
 
 /** Ends an answer that went well. */
 export const grpcOkTrailers = encodeBlock([["grpc-status", "0"]]);
@@ -176,7 +177,7 @@ export function grpcTrailers(error?: MeshError, callId = ""): HeaderFields {
 
 /** "Trailers-Only": the whole answer to a call that is refused before any message; send it with `end`. */
 export function grpcRefusal(error: MeshError, callId = ""): HeaderFields {
-  return [...responseFields, ...grpcTrailers(error, callId)];
+  return [...grpcResponseFields, ...grpcTrailers(error, callId)];
 }
 
 /** The fault that a peer's trailers tell, if they tell one. */

@@ -3,6 +3,7 @@ import { Code, ConnectError, type Interceptor, createContextKey } from "@connect
 import { compressionBrotli, compressionGzip } from "@connectrpc/connect-node";
 import type { Compression } from "@connectrpc/connect/protocol";
 import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
+import { connectTimeoutMs, grpcTimeoutMs } from "#kernel/call-timeout.ts";
 import { systemClock } from "#kernel/clock.ts";
 import { jsonText } from "#kernel/json-body.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
@@ -62,32 +63,17 @@ export function decodeRequest(options: RpcRequestOptions): AsyncIterable<Uint8Ar
   return decode(options, form);
 }
 
-/** https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md#requests, TimeoutUnit, in milliseconds */
-const timeoutUnits = new Map([
-  ["H", 3_600_000],
-  ["M", 60_000],
-  ["S", 1_000],
-  ["m", 1],
-  ["u", 0.001],
-  ["n", 0.000_001],
-]);
-
 /** The time that the caller gives the call; a header that says none is taken away, for connect-es throws without detail. */
 function takeDeadline(headers: Headers): { readonly timeoutMs: number; readonly fault?: MeshError } {
-  const grpc = headers.get("grpc-timeout");
-  const connect = headers.get("connect-timeout-ms");
-  const given = grpc ?? connect;
-  if (given === null) return { timeoutMs: Number.POSITIVE_INFINITY };
-  const [, digits, unit = ""] = (grpc === null ? /^(\d{1,10})$/ : /^(\d{1,8})([HMSmun])$/).exec(given) ?? [];
-  if (digits !== undefined) return { timeoutMs: Number(digits) * (timeoutUnits.get(unit) ?? 1) };
-  const name = grpc === null ? "connect-timeout-ms" : "grpc-timeout";
-  headers.delete(name);
-  const form = grpc === null ? "up to 10 digits" : "up to 8 digits and one of H, M, S, m, u, n";
-  const message = `The header ${name} is ${JSON.stringify(given.slice(0, 100))}; it must be ${form}.`;
-  return {
-    timeoutMs: Number.POSITIVE_INFINITY,
-    fault: new MeshError(Reason.INVALID_REQUEST, message, { field: name }),
-  };
+  try {
+    const grpc = headers.get("grpc-timeout") ?? undefined;
+    const connect = headers.get("connect-timeout-ms") ?? undefined;
+    return { timeoutMs: grpc === undefined ? connectTimeoutMs(connect) : grpcTimeoutMs(grpc) };
+  } catch (error) {
+    const fault = MeshError.from(error);
+    headers.delete(fault.field);
+    return { timeoutMs: Number.POSITIVE_INFINITY, fault };
+  }
 }
 
 async function* decode(options: RpcRequestOptions, form: Form): AsyncGenerator<Uint8Array> {

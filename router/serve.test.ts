@@ -182,6 +182,29 @@ describe("a router", () => {
     expect(control.usage).toMatchObject([{ nodeId: other?.options.nodeId, attempts: 2, outcome: Outcome.COMPLETED }]);
   });
 
+  test("begins an answer anew that is sent whole when its node is lost late", async () => {
+    const { url, key, agents, control } = await start({ agents: [{}, {}] });
+    const body = JSON.stringify({ model: "pocket", messages: [{ role: "user", content: "Hi" }] });
+    const headers = { authorization: `Bearer ${key}`, "content-type": "application/json" };
+    const answered = fetch(`${url}/v1/chat/completions`, { method: "POST", headers, body });
+    const arrivals = agents.map((agent) => agent.nextCall().then((call) => ({ agent, call })));
+    const first = await Promise.race(arrivals);
+    first.call.started(5);
+    first.call.text("Once ");
+    first.call.text("upon ");
+    first.agent.dropStreams();
+    const second = (await Promise.all(arrivals)).find(({ agent }) => agent !== first.agent);
+    second?.call.started(5);
+    second?.call.text("Twice.");
+    second?.call.finish();
+    expect(await (await answered).json()).toMatchObject({
+      choices: [{ message: { content: "Twice." } }],
+      usage: { prompt_tokens: 5, completion_tokens: 1 },
+    });
+    await control.until(() => control.usage.length > 0);
+    expect(control.usage).toMatchObject([{ attempts: 2, outcome: Outcome.COMPLETED, usage: { completionTokens: 1 } }]);
+  });
+
   test("ends a call whose node is lost after the first token, as unavailable", async () => {
     const { url, key, agents, control } = await start();
     const reading = collect(grpc(url).generate(prompt, auth(key)));

@@ -12,9 +12,11 @@ import { seededRandom } from "#kernel/random.ts";
 import { startSpan } from "#kernel/trace.ts";
 import { indexSnapshot } from "../discovery/snapshot.ts";
 import type { LinkCallEvents, LinkStart } from "../link/link.ts";
-import { Call, type CallLinks, type CallSettings } from "./call.ts";
+import { Call } from "./call.ts";
 import { callMetrics } from "./call-metrics.ts";
+import type { CallLinks, CallSettings } from "./call-parts.ts";
 import type { Settlement } from "./settle.ts";
+import type { ResponseSink } from "./sink.ts";
 
 /** Links under the test's control, in the place of the pool. */
 class ScriptedLinks implements CallLinks {
@@ -67,12 +69,44 @@ const defaults: CallSettings = {
   maxBufferedBytes: 1_000,
 };
 
+/** A client under the test's control. */
+class TestClient implements ResponseSink {
+  readonly got: Uint8Array[] = [];
+  /** How the answer ended. */
+  end: { readonly kind: "finished" } | { readonly kind: "failed" | "cut"; readonly error: MeshError } | undefined;
+  reads = true;
+  /** Gets its answer whole, at the end. */
+  whole = false;
+
+  write(bytes: Uint8Array, start: number, end: number): boolean {
+    this.got.push(new Uint8Array(bytes.subarray(start, end)));
+    return this.reads;
+  }
+  finish(): void {
+    this.#over({ kind: "finished" });
+  }
+  fail(error: MeshError): void {
+    this.#over({ kind: "failed", error });
+  }
+  cut(error: MeshError): void {
+    this.#over({ kind: "cut", error });
+  }
+  restart(): boolean {
+    if (this.whole) this.got.length = 0;
+    return this.whole;
+  }
+  #over(end: NonNullable<TestClient["end"]>): void {
+    if (this.end) throw new Error("the answer ended twice");
+    this.end = end;
+  }
+}
+
 function begin(options: { ready?: string[]; settings?: Partial<CallSettings>; timeoutMs?: number } = {}) {
   const clock = new ManualClock();
   const links = new ScriptedLinks();
   links.change(...(options.ready ?? []));
   const settlements: Settlement[] = [];
-  const leaving = new AbortController();
+  const client = new TestClient();
   const permits = { released: 0 };
   const call = new Call(
     {
@@ -90,7 +124,6 @@ function begin(options: { ready?: string[]; settings?: Partial<CallSettings>; ti
         callId: "call-1",
         door: "grpc",
         principal: { keyId: "k", projectId: "p" },
-        signal: leaving.signal,
         timeoutMs: options.timeoutMs,
         traceparent: undefined,
       },
@@ -99,6 +132,7 @@ function begin(options: { ready?: string[]; settings?: Partial<CallSettings>; ti
       request: new Uint8Array(),
       needs: [{ capability: "generate", parameter: "model" }],
       labels: {},
+      sink: client,
       permit: { release: () => void (permits.released += 1) },
       span: startSpan("test", { kind: "server" }),
       startedAtMs: clock.nowMs(),
@@ -106,12 +140,16 @@ function begin(options: { ready?: string[]; settings?: Partial<CallSettings>; ti
   );
   call.begin();
   const ask = (index: number) => links.starts[index] ?? never();
-  return { clock, links, settlements, leaving, permits, call, ask };
+  return { clock, links, settlements, client, permits, call, ask };
 }
 
 /** One step's news of a call. */
 function send({ events }: { readonly events: LinkCallEvents }, responses: readonly Uint8Array[], tokens: number): void {
-  for (const response of responses) events.onResponse(response, 0, response.length);
+  for (const response of responses) {
+    const lent = Buffer.concat([Buffer.from([0]), response]);
+    events.onResponse(lent, 1, lent.length);
+    lent.fill(0xff);
+  }
   if (tokens > 0) events.onTokens(tokens);
 }
 
@@ -134,24 +172,19 @@ const end = (reason: Reason, completionTokens = 0): CallEnd =>
     usage: { promptTokens: 7, completionTokens },
   });
 
-async function drain(call: Call): Promise<Uint8Array[]> {
-  const responses: Uint8Array[] = [];
-  for await (const response of call.outbox) responses.push(response);
-  return responses;
-}
-
-const failure = (reason: Reason) => expect.objectContaining({ reason });
+const failed = (reason: Reason) => ({ kind: "failed", error: expect.objectContaining({ reason }) as unknown });
 
 describe("a call", () => {
-  test("relays what the agent sends and is settled once with its count and times", async () => {
-    const { clock, settlements, permits, call, ask } = begin({ ready: ["r1"] });
+  test("relays what the agent sends and is settled once with its count and times", () => {
+    const { clock, settlements, permits, client, ask } = begin({ ready: ["r1"] });
     clock.advance(100);
     send(ask(0), [started], 0);
     send(ask(0), [delta], 1);
     clock.advance(50);
     send(ask(0), [delta, delta], 2);
     ask(0).events.onEnd(end(Reason.UNSPECIFIED, 3));
-    expect(await drain(call)).toEqual([started, delta, delta, delta]);
+    expect(client.got).toEqual([started, delta, delta, delta]);
+    expect(client.end).toEqual({ kind: "finished" });
     expect(permits.released).toBe(1);
     expect(clock.pendingTimers).toBe(0);
     expect(settlements).toMatchObject([
@@ -170,62 +203,62 @@ describe("a call", () => {
 
   test.each([Reason.NODE_LOST, Reason.DRAINING, Reason.NO_READY_REPLICA, Reason.ENGINE_FAILED, Reason.OVERLOADED])(
     "goes elsewhere before the first token for reason %i, and sends Started once",
-    async (reason) => {
-      const { settlements, call, ask } = begin({ ready: ["r1", "r2"] });
+    (reason) => {
+      const { settlements, client, ask } = begin({ ready: ["r1", "r2"] });
       send(ask(0), [started], 0);
       ask(0).events.onEnd(end(reason));
       expect(ask(1).start.replicaId).toBe("r2");
       send(ask(1), [started, delta], 1);
       ask(1).events.onEnd(end(Reason.UNSPECIFIED, 1));
-      expect(await drain(call)).toEqual([started, delta]);
+      expect(client.got).toEqual([started, delta]);
+      expect(client.end).toEqual({ kind: "finished" });
       expect(settlements).toMatchObject([{ outcome: Outcome.COMPLETED, nodeId: "n-r2", attempts: 2 }]);
     },
   );
 
   test.each([Reason.INVALID_REQUEST, Reason.CONTEXT_LENGTH_EXCEEDED, Reason.INTERNAL])(
     "does not go elsewhere for reason %i",
-    async (reason) => {
-      const { links, settlements, call, ask } = begin({ ready: ["r1", "r2"] });
+    (reason) => {
+      const { links, settlements, client, ask } = begin({ ready: ["r1", "r2"] });
       ask(0).events.onEnd(end(reason));
-      await expect(drain(call)).rejects.toEqual(failure(reason));
+      expect(client.end).toEqual(failed(reason));
       expect(links.starts).toHaveLength(1);
       expect(settlements).toMatchObject([{ outcome: Outcome.FAILED, attempts: 1 }]);
     },
   );
 
-  test("does not go elsewhere after output has reached the client", async () => {
-    const { links, call, ask } = begin({ ready: ["r1", "r2"] });
+  test("does not go elsewhere after output has reached the client", () => {
+    const { links, client, ask } = begin({ ready: ["r1", "r2"] });
     send(ask(0), [started, delta], 1);
     ask(0).events.onEnd(end(Reason.NODE_LOST));
-    await expect(drain(call)).rejects.toEqual(failure(Reason.NODE_LOST));
+    expect(client.end).toEqual(failed(Reason.NODE_LOST));
     expect(links.starts).toHaveLength(1);
   });
 
-  test("is dispatched at most as often as the setting says", async () => {
-    const { links, settlements, call, ask } = begin({ ready: ["r1", "r2", "r3"], settings: { maxAttempts: 2 } });
+  test("is dispatched at most as often as the setting says", () => {
+    const { links, settlements, client, ask } = begin({ ready: ["r1", "r2", "r3"], settings: { maxAttempts: 2 } });
     ask(0).events.onEnd(end(Reason.ENGINE_FAILED));
     ask(1).events.onEnd(end(Reason.ENGINE_FAILED));
-    await expect(drain(call)).rejects.toEqual(failure(Reason.ENGINE_FAILED));
+    expect(client.end).toEqual(failed(Reason.ENGINE_FAILED));
     expect(links.starts).toHaveLength(2);
     expect(settlements).toMatchObject([{ attempts: 2 }]);
   });
 
-  test("fails at once as overloaded when every replica is full", async () => {
-    const { call, ask, settlements } = begin({ ready: ["r1"] });
+  test("fails at once as overloaded when every replica is full", () => {
+    const { client, ask, settlements } = begin({ ready: ["r1"] });
     ask(0).events.onEnd(end(Reason.OVERLOADED));
-    await expect(drain(call)).rejects.toEqual(failure(Reason.OVERLOADED));
+    expect(client.end).toEqual(failed(Reason.OVERLOADED));
     expect(settlements).toHaveLength(1);
   });
 
-  test("waits for the engine of its only replica to come back", async () => {
-    const { clock, links, call, ask, settlements } = begin({ ready: ["r1"] });
+  test("waits for the engine of its only replica to come back", () => {
+    const { clock, links, ask, settlements } = begin({ ready: ["r1"] });
     links.ready.clear();
     ask(0).events.onEnd(end(Reason.ENGINE_FAILED));
     clock.advance(4_000);
     expect(links.starts).toHaveLength(1);
     links.change("r1");
     ask(1).events.onEnd(end(Reason.UNSPECIFIED));
-    await drain(call);
     expect(settlements).toMatchObject([{ outcome: Outcome.COMPLETED, attempts: 2, waitedMs: 4_000 }]);
   });
 
@@ -237,25 +270,25 @@ describe("a call", () => {
     expect(links.starts).toHaveLength(2);
   });
 
-  test("waits for a first replica, and gives up when the time for waiting is spent", async () => {
+  test("waits for a first replica, and gives up when the time for waiting is spent", () => {
     const patient = begin();
     patient.clock.advance(9_999);
     patient.links.change("r2");
     expect(patient.ask(0).start.replicaId).toBe("r2");
 
-    const { clock, links, call, settlements } = begin();
+    const { clock, links, client, settlements } = begin();
     clock.advance(10_000);
-    await expect(drain(call)).rejects.toEqual(failure(Reason.NO_READY_REPLICA));
+    expect(client.end).toEqual(failed(Reason.NO_READY_REPLICA));
     expect(links.waiting).toBe(0);
     expect(clock.pendingTimers).toBe(0);
     expect(settlements).toMatchObject([{ outcome: Outcome.FAILED, nodeId: "", attempts: 0, waitedMs: 10_000 }]);
   });
 
-  test("ends at the client's deadline, cancels the agent and counts what it had generated", async () => {
-    const { clock, call, ask, settlements, permits } = begin({ ready: ["r1"], timeoutMs: 500 });
+  test("ends at the client's deadline, cancels the agent and counts what it had generated", () => {
+    const { clock, client, ask, settlements, permits } = begin({ ready: ["r1"], timeoutMs: 500 });
     send(ask(0), [started, delta], 1);
     clock.advance(500);
-    await expect(drain(call)).rejects.toEqual(failure(Reason.DEADLINE_EXCEEDED));
+    expect(client.end).toEqual(failed(Reason.DEADLINE_EXCEEDED));
     expect(ask(0).cancelled).toBe(true);
     expect(settlements).toHaveLength(0);
     ask(0).events.onEnd(end(Reason.CANCELLED, 4));
@@ -272,28 +305,28 @@ describe("a call", () => {
     [60, 29, Outcome.CANCELLED],
     [undefined, 450, Outcome.CANCELLED],
   ])("with %s ms to go whose client leaves after %s ms has outcome %s", (timeoutMs, afterMs, outcome) => {
-    const { clock, leaving, ask, settlements } = begin({
+    const { clock, call, ask, settlements } = begin({
       ready: ["r1"],
       ...(timeoutMs !== undefined && { timeoutMs }),
     });
     clock.advance(afterMs);
-    leaving.abort();
+    call.abort();
     ask(0).events.onEnd(end(Reason.CANCELLED, 1));
     expect(settlements).toMatchObject([{ outcome }]);
   });
 
-  test("whose signal says that the router drains fails as draining", async () => {
-    const { leaving, call, ask, settlements } = begin({ ready: ["r1"] });
-    leaving.abort(new MeshError(Reason.DRAINING, "The router stops."));
-    await expect(drain(call)).rejects.toEqual(failure(Reason.DRAINING));
+  test("that is aborted because the router drains fails as draining", () => {
+    const { call, client, ask, settlements } = begin({ ready: ["r1"] });
+    call.abort(new MeshError(Reason.DRAINING, "The router stops."));
+    expect(client.end).toEqual(failed(Reason.DRAINING));
     ask(0).events.onEnd(end(Reason.CANCELLED, 1));
     expect(settlements).toMatchObject([{ outcome: Outcome.FAILED, error: { reason: Reason.DRAINING } }]);
   });
 
-  test("that waits ends at its deadline too", async () => {
-    const { clock, call, settlements } = begin({ timeoutMs: 500 });
+  test("that waits ends at its deadline too", () => {
+    const { clock, client, settlements } = begin({ timeoutMs: 500 });
     clock.advance(500);
-    await expect(drain(call)).rejects.toEqual(failure(Reason.DEADLINE_EXCEEDED));
+    expect(client.end).toEqual(failed(Reason.DEADLINE_EXCEEDED));
     expect(settlements).toHaveLength(1);
     expect(clock.pendingTimers).toBe(0);
   });
@@ -301,42 +334,70 @@ describe("a call", () => {
   test("whose client leaves is settled with the agent's count, or after a grace with its own", () => {
     const answered = begin({ ready: ["r1"] });
     send(answered.ask(0), [started, delta], 1);
-    answered.leaving.abort();
+    answered.call.abort();
     expect(answered.ask(0).cancelled).toBe(true);
     answered.ask(0).events.onEnd(end(Reason.CANCELLED, 2));
     expect(answered.settlements).toMatchObject([{ outcome: Outcome.CANCELLED, completionTokens: 2 }]);
 
     const silent = begin({ ready: ["r1"] });
     send(silent.ask(0), [started, delta], 1);
-    silent.leaving.abort();
+    silent.call.abort();
     silent.clock.advance(1_000);
     silent.ask(0).events.onEnd(end(Reason.CANCELLED, 2));
     expect(silent.settlements).toMatchObject([{ outcome: Outcome.CANCELLED, promptTokens: 7, completionTokens: 1 }]);
     expect(silent.clock.pendingTimers).toBe(0);
   });
 
-  test("whose consumer stops reading early is cancelled", async () => {
-    const { call, ask } = begin({ ready: ["r1"] });
-    send(ask(0), [started], 0);
-    await call.outbox.next();
-    await call.outbox.return();
-    expect(ask(0).cancelled).toBe(true);
+  test("keeps what its client does not take, and gives it when the client goes on", () => {
+    const { call, client, ask, settlements } = begin({ ready: ["r1"] });
+    client.reads = false;
+    send(ask(0), [started, delta], 1);
+    send(ask(0), [delta], 1);
+    ask(0).events.onEnd(end(Reason.UNSPECIFIED, 2));
+    expect(client.got).toEqual([started]);
+    expect(settlements).toMatchObject([{ outcome: Outcome.COMPLETED }]);
+    client.reads = true;
+    call.resume();
+    expect(client.got).toEqual([started, delta, delta]);
+    expect(client.end).toEqual({ kind: "finished" });
   });
 
-  test("is cut when its client leaves more unread than the bound", async () => {
-    const { call, ask, settlements } = begin({ ready: ["r1"], settings: { maxBufferedBytes: 3 * delta.length } });
-    for (let step = 0; step < 4; step++) send(ask(0), [delta], 1);
+  test("is cut when its client leaves more unread than the bound", () => {
+    const { client, ask, settlements } = begin({ ready: ["r1"], settings: { maxBufferedBytes: 3 * delta.length } });
+    client.reads = false;
+    for (let step = 0; step < 5; step++) send(ask(0), [delta], 1);
     expect(ask(0).cancelled).toBe(true);
-    await expect(drain(call)).rejects.toEqual(failure(Reason.RATE_LIMITED));
-    ask(0).events.onEnd(end(Reason.CANCELLED, 4));
-    expect(settlements).toMatchObject([{ outcome: Outcome.FAILED, completionTokens: 4 }]);
+    expect(client.end).toEqual({ ...failed(Reason.RATE_LIMITED), kind: "cut" });
+    ask(0).events.onEnd(end(Reason.CANCELLED, 5));
+    expect(settlements).toMatchObject([{ outcome: Outcome.FAILED, completionTokens: 5 }]);
   });
 
-  test("that begins after its client left does nothing", () => {
-    const { links, settlements, leaving } = begin({ ready: [] });
-    leaving.abort();
+  test("begins anew after output when its client gets the answer whole", () => {
+    const { client, ask, settlements } = begin({ ready: ["r1", "r2"] });
+    client.whole = true;
+    send(ask(0), [started, delta, delta], 2);
+    ask(0).events.onEnd(end(Reason.NODE_LOST));
+    send(ask(1), [started, delta], 1);
+    ask(1).events.onEnd(end(Reason.UNSPECIFIED));
+    expect(client.got).toEqual([started, delta]);
+    expect(client.end).toEqual({ kind: "finished" });
+    expect(settlements).toMatchObject([{ outcome: Outcome.COMPLETED, attempts: 2, completionTokens: 1 }]);
+  });
+
+  test("does not call an answer incomplete that its client never saw", () => {
+    const { client, ask } = begin({ ready: ["r1"], settings: { maxAttempts: 1 } });
+    client.whole = true;
+    send(ask(0), [started, delta], 1);
+    ask(0).events.onEnd(end(Reason.NODE_LOST));
+    expect(client.end).toMatchObject({ kind: "failed", error: { message: "it failed." } });
+  });
+
+  test("that is aborted while it waits is settled as cancelled and dispatched nowhere", () => {
+    const { call, client, links, settlements } = begin({ ready: [] });
+    call.abort();
     links.change("r1");
     expect(links.starts).toHaveLength(0);
+    expect(client.end).toEqual(failed(Reason.CANCELLED));
     expect(settlements).toMatchObject([{ outcome: Outcome.CANCELLED, attempts: 0 }]);
   });
 });

@@ -7,6 +7,7 @@ import type {
   ModelInfo,
 } from "#gen/helixmesh/inference/v1/inference_pb.ts";
 import type { Principal } from "../admission/authenticate.ts";
+import type { ResponseSink, RunningCall } from "./sink.ts";
 
 /** The doors' names, as usage records, logs and metrics have them. */
 export type Door = "grpc" | "grpc-web" | "connect" | "openai-chat" | "openai-completions" | "openai-embeddings";
@@ -17,27 +18,32 @@ export interface CallContext {
   readonly callId: string;
   readonly door: Door;
   readonly principal: Principal;
-  /** Aborts when the client goes away. */
-  readonly signal: AbortSignal;
   /** Milliseconds the client gives the call; undefined means the router's own limit alone. */
   readonly timeoutMs: number | undefined;
-  /** Ends the response of a client that does not read it, which an error would wait for. */
-  readonly cutClient?: () => void;
   /** W3C traceparent of the client, if it sent one. */
   readonly traceparent: string | undefined;
 }
 
+/** A request as its door has it. */
+export interface GenerateAsked {
+  readonly request: GenerateRequest;
+  /** `request` in binary form where the client sent it so; it then goes to the agent as it came. */
+  readonly encoded?: Uint8Array;
+}
+
 /**
  * The seam between doors (protocols) and the core. Doors translate; they never pick, retry or count. Every method
- * validates limits of the contract (proto/helixmesh/inference/v1) and fails with a MeshError.
+ * validates limits of the contract (proto/helixmesh/inference/v1).
  */
 export interface Calls {
   /**
-   * Yields encoded GenerateResponse messages in stream order (Started, Delta…, Finished), as the agent made them.
-   * Throws a MeshError at any point; returning early from the loop cancels the generation within one step.
+   * Pushes encoded GenerateResponse messages in stream order (Started, Delta…, Finished), as the agent made them, or
+   * fails the sink, at any point. Aborting the call stops the generation within one step.
    */
-  generate(request: GenerateRequest, context: CallContext): AsyncIterable<Uint8Array>;
-  embed(request: EmbedRequest, context: CallContext): Promise<EmbedResponse>;
-  countTokens(request: CountTokensRequest, context: CallContext): Promise<CountTokensResponse>;
+  generate(asked: GenerateAsked, context: CallContext, sink: ResponseSink): RunningCall;
+  /** Fails with a MeshError. `signal` aborts when the client goes away. */
+  embed(request: EmbedRequest, context: CallContext, signal: AbortSignal): Promise<EmbedResponse>;
+  /** As `embed`. */
+  countTokens(request: CountTokensRequest, context: CallContext, signal: AbortSignal): Promise<CountTokensResponse>;
   listModels(principal: Principal): readonly ModelInfo[];
 }

@@ -1,84 +1,107 @@
 import { describe, expect, test } from "vitest";
+import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
+import { MeshError } from "#kernel/mesh-error.ts";
 import { Outbox } from "./outbox.ts";
 
-const bytes = (length: number, fill = 0) => new Uint8Array(length).fill(fill);
+const item = (fill: number) => new Uint8Array([fill, fill]);
+const lost = new MeshError(Reason.NODE_LOST, "lost");
 
-async function all(box: Outbox): Promise<Uint8Array[]> {
-  const items: Uint8Array[] = [];
-  for await (const item of box) items.push(item);
-  return items;
-}
-
-function outbox(maxBytes: number) {
-  const seen = { abandoned: 0 };
-  return { box: new Outbox(maxBytes, () => (seen.abandoned += 1)), seen };
+function outbox(begin: () => void = () => {}) {
+  const client = new AbortController();
+  const heard = { resumed: 0, aborted: [] as unknown[], cut: 0 };
+  const box = new Outbox(
+    () => {
+      begin();
+      return {
+        resume: () => void (heard.resumed += 1),
+        abort: (reason?: unknown) => void heard.aborted.push(reason),
+      };
+    },
+    { signal: client.signal, cutClient: () => void (heard.cut += 1) },
+  );
+  return { box, client, heard };
 }
 
 describe("an outbox", () => {
   test("gives items in order, then the end, for ever", async () => {
-    const { box } = outbox(100);
-    box.push(bytes(1, 1));
-    box.push(bytes(1, 2));
+    const { box } = outbox();
+    const first = box.next();
+    expect(box.write(item(1), 0, 2)).toBe(true);
+    expect(box.write(item(2), 0, 2)).toBe(false);
     box.finish();
-    expect(await all(box)).toEqual([bytes(1, 1), bytes(1, 2)]);
-    expect(await box.next()).toEqual({ done: true, value: undefined });
+    expect([await first, await box.next(), await box.next(), await box.next()]).toEqual([
+      { done: false, value: item(1) },
+      { done: false, value: item(2) },
+      { done: true, value: undefined },
+      { done: true, value: undefined },
+    ]);
   });
 
-  test("hands an item to a consumer that waits", async () => {
-    const { box } = outbox(1);
-    const next = box.next();
-    expect(box.push(bytes(50))).toBe(true);
-    expect(await next).toEqual({ done: false, value: bytes(50) });
+  test("keeps a copy of lent bytes", async () => {
+    const { box } = outbox();
+    const lent = Buffer.from([9, 1, 1, 9]);
+    box.write(lent, 1, 3);
+    lent.fill(0);
+    expect(await box.next()).toEqual({ done: false, value: item(1) });
   });
 
-  test("refuses what does not fit beside what is not taken", async () => {
-    const { box } = outbox(10);
-    expect(box.push(bytes(6))).toBe(true);
-    expect(box.push(bytes(5))).toBe(false);
+  test("asks for more when its one item was taken", async () => {
+    const { box, heard } = outbox();
+    box.write(item(1), 0, 2);
+    expect(heard.resumed).toBe(0);
     await box.next();
-    expect(box.push(bytes(5))).toBe(true);
+    expect(heard.resumed).toBe(1);
   });
 
-  test("takes one item of any size", () => {
-    expect(outbox(10).box.push(bytes(1000))).toBe(true);
-  });
-
-  test("gives what is buffered before an error", async () => {
-    const { box } = outbox(10);
-    box.push(bytes(1));
-    box.fail(new Error("lost"));
-    expect(await box.next()).toEqual({ done: false, value: bytes(1) });
+  test("gives what it holds before an error, and an error once", async () => {
+    const { box } = outbox();
+    box.write(item(1), 0, 2);
+    box.fail(lost);
+    expect(await box.next()).toEqual({ done: false, value: item(1) });
     await expect(box.next()).rejects.toThrow("lost");
     expect(await box.next()).toEqual({ done: true, value: undefined });
   });
 
-  test("gives the error at once when the rest is dropped", async () => {
-    const { box } = outbox(10);
-    box.push(bytes(1));
-    box.fail(new Error("cut"), true);
-    await expect(box.next()).rejects.toThrow("cut");
-  });
-
   test("rejects a consumer that waits", async () => {
-    const { box } = outbox(10);
+    const { box } = outbox();
     const next = box.next();
-    box.fail(new Error("lost"));
+    box.fail(lost);
     await expect(next).rejects.toThrow("lost");
   });
 
-  test("tells once that its consumer left early, and not when it left at the end", async () => {
-    const early = outbox(10);
-    for await (const item of (early.box.push(bytes(1)), early.box)) {
-      expect(item).toEqual(bytes(1));
+  test("ends its client at once when the call is cut", async () => {
+    const { box, heard } = outbox();
+    box.write(item(1), 0, 2);
+    box.cut(lost);
+    expect(heard.cut).toBe(1);
+    await expect(box.next()).rejects.toThrow("lost");
+  });
+
+  test("aborts the call when its consumer leaves early, and not when it leaves at the end", async () => {
+    const early = outbox();
+    early.box.write(item(1), 0, 2);
+    for await (const taken of early.box) {
+      expect(taken).toEqual(item(1));
       break;
     }
     await early.box.return();
-    expect(early.seen.abandoned).toBe(1);
+    expect(early.heard.aborted).toEqual([undefined]);
 
-    const late = outbox(10);
+    const late = outbox();
     late.box.finish();
-    await all(late.box);
+    await late.box.next();
     await late.box.return();
-    expect(late.seen.abandoned).toBe(0);
+    expect(late.heard.aborted).toEqual([]);
+  });
+
+  test("aborts the call with its client's signal until the call is over", () => {
+    const { client, heard } = outbox();
+    client.abort("gone");
+    expect(heard.aborted).toEqual(["gone"]);
+
+    const over = outbox();
+    over.box.finish();
+    over.client.abort("gone");
+    expect(over.heard.aborted).toEqual([]);
   });
 });

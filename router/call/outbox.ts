@@ -1,56 +1,69 @@
+import type { MeshError } from "#kernel/mesh-error.ts";
+import type { ResponseSink, RunningCall } from "./sink.ts";
+
+export interface OutboxOptions {
+  /** Aborts when the consumer's client goes away. */
+  readonly signal: AbortSignal;
+  /** Ends the client's response at once, without waiting for it to read. */
+  readonly cutClient?: (() => void) | undefined;
+}
+
 /**
- * What a call has for its client and the client has not taken: the bounded buffer between the link, which never waits,
- * and a door, which goes at the client's pace. Single consumer.
+ * A call's answer as an async iterator, for doors that go at their consumer's pace. Holds at most one response; the call
+ * keeps the rest. Single consumer; one that returns early aborts the call.
  */
-export class Outbox implements AsyncIterableIterator<Uint8Array, undefined, undefined> {
-  readonly #maxBytes: number;
-  /** Called once when the consumer stops early. */
-  readonly #onAbandoned: () => void;
-  #items: Uint8Array[] = [];
-  /** Index of the first item not yet taken; shifting an array would cost its length. */
-  #head = 0;
-  #bytes = 0;
+export class Outbox implements ResponseSink, AsyncIterableIterator<Uint8Array, undefined, undefined> {
+  readonly #call: RunningCall;
+  readonly #options: OutboxOptions;
+  readonly #onAbort = (): void => this.#call.abort(this.#options.signal.reason);
+  #item: Uint8Array | undefined;
   #end: { readonly error: Error | undefined } | undefined;
   #waiter: PromiseWithResolvers<IteratorResult<Uint8Array, undefined>> | undefined;
 
-  constructor(maxBytes: number, onAbandoned: () => void) {
-    this.#maxBytes = maxBytes;
-    this.#onAbandoned = onAbandoned;
+  /** `begin` starts the call whose answer comes here. */
+  constructor(begin: (sink: ResponseSink) => RunningCall, options: OutboxOptions) {
+    const { signal } = options;
+    this.#options = options;
+    signal.addEventListener("abort", this.#onAbort, { once: true });
+    this.#call = begin(this);
+    if (signal.aborted) this.#onAbort();
   }
 
-  /** False when the item did not fit: the consumer is too slow, and the caller ends the call. */
-  push(item: Uint8Array): boolean {
-    if (this.#end) return true;
-    if (this.#waiter) {
-      const waiter = this.#waiter;
-      this.#waiter = undefined;
-      waiter.resolve({ done: false, value: item });
-      return true;
+  write(bytes: Uint8Array, start: number, end: number): boolean {
+    const item = new Uint8Array(bytes.subarray(start, end));
+    if (!this.#waiter) {
+      this.#item = item;
+      return false;
     }
-    // One item always fits: a single answer may be larger than the bound, and it is in memory already.
-    if (this.#bytes > 0 && this.#bytes + item.length > this.#maxBytes) return false;
-    this.#items.push(item);
-    this.#bytes += item.length;
+    const waiter = this.#waiter;
+    this.#waiter = undefined;
+    waiter.resolve({ done: false, value: item });
     return true;
   }
 
-  /** After what is buffered, the consumer gets the end. */
   finish(): void {
-    this.#settle({ error: undefined });
+    this.#settle(undefined);
   }
 
-  /** The consumer gets the error next; what is buffered is dropped when `drop` is set. */
-  fail(error: Error, drop = false): void {
-    if (drop) this.#clear();
-    this.#settle({ error });
+  fail(error: MeshError): void {
+    this.#settle(error);
+  }
+
+  cut(error: MeshError): void {
+    this.#item = undefined;
+    this.#settle(error);
+    this.#options.cutClient?.();
+  }
+
+  restart(): boolean {
+    return false;
   }
 
   next(): Promise<IteratorResult<Uint8Array, undefined>> {
-    const item = this.#items[this.#head];
+    const item = this.#item;
     if (item) {
-      this.#head += 1;
-      this.#bytes -= item.length;
-      if (this.#head === this.#items.length) this.#clear();
+      this.#item = undefined;
+      this.#call.resume();
       return Promise.resolve({ done: false, value: item });
     }
     if (this.#end) {
@@ -63,10 +76,10 @@ export class Outbox implements AsyncIterableIterator<Uint8Array, undefined, unde
   }
 
   return(): Promise<IteratorResult<Uint8Array, undefined>> {
+    this.#item = undefined;
     if (!this.#end) {
-      this.#onAbandoned();
-      this.#clear();
-      this.#settle({ error: undefined });
+      this.#call.abort();
+      this.#settle(undefined);
     }
     return Promise.resolve({ done: true, value: undefined });
   }
@@ -75,22 +88,17 @@ export class Outbox implements AsyncIterableIterator<Uint8Array, undefined, unde
     return this;
   }
 
-  #settle(end: { readonly error: Error | undefined }): void {
+  #settle(error: Error | undefined): void {
     if (this.#end) return;
+    this.#options.signal.removeEventListener("abort", this.#onAbort);
     const waiter = this.#waiter;
     if (!waiter) {
-      this.#end = end;
+      this.#end = { error };
       return;
     }
     this.#waiter = undefined;
     this.#end = { error: undefined };
-    if (end.error) waiter.reject(end.error);
+    if (error) waiter.reject(error);
     else waiter.resolve({ done: true, value: undefined });
-  }
-
-  #clear(): void {
-    this.#items = [];
-    this.#head = 0;
-    this.#bytes = 0;
   }
 }

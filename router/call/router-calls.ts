@@ -17,10 +17,12 @@ import { startSpan } from "#kernel/trace.ts";
 import type { Limits } from "../admission/limits.ts";
 import type { Need } from "../routing/candidates.ts";
 import { resolve } from "../routing/resolve.ts";
-import { Call, type CallParts } from "./call.ts";
+import { Call } from "./call.ts";
+import type { CallParts } from "./call-parts.ts";
 import type { CallContext, Calls } from "./calls.ts";
 import { needsOfEmbed, needsOfGenerate } from "./needs.ts";
-import type { Outbox } from "./outbox.ts";
+import { onlyResponse } from "./only-response.ts";
+import type { ResponseSink, RunningCall } from "./sink.ts";
 import { validateCountTokens, validateEmbed, validateGenerate } from "./validate.ts";
 
 export interface RouterCallsParts extends CallParts {
@@ -49,7 +51,7 @@ export interface RouterCalls extends Calls {
 export function createCalls(parts: RouterCallsParts): RouterCalls {
   const open = new Set<Call>();
 
-  function begin(asked: Asked, context: CallContext): Outbox {
+  function begin(asked: Asked, context: CallContext, sink: ResponseSink): RunningCall {
     const { clock, limits, settle, snapshot, draining } = parts;
     const startedAtMs = clock.nowMs();
     const startMs = clock.monotonicMs();
@@ -81,6 +83,7 @@ export function createCalls(parts: RouterCallsParts): RouterCalls {
           request,
           needs,
           labels,
+          sink,
           permit: {
             release() {
               open.delete(call);
@@ -92,7 +95,7 @@ export function createCalls(parts: RouterCallsParts): RouterCalls {
         });
         open.add(call);
         call.begin();
-        return call.outbox;
+        return call;
       } catch (error) {
         permit.release();
         throw error;
@@ -101,26 +104,25 @@ export function createCalls(parts: RouterCallsParts): RouterCalls {
       const error = MeshError.from(cause);
       const durationMs = clock.monotonicMs() - startMs;
       settle({ ...refused, context, error, startedAtMs, durationMs }, span);
-      throw error;
+      sink.fail(error);
+      return refusedCall;
     }
   }
 
   return {
-    generate(request, context) {
-      return begin(
-        {
-          method: Method.GENERATE,
-          model: request.model,
-          labels: request.labels,
-          attributes: generateAttributes(request),
-          validate: () => validateGenerate(request),
-          encode: () => toBinary(GenerateRequestSchema, request),
-          needs: () => needsOfGenerate(request),
-        },
-        context,
-      );
+    generate({ request, encoded }, context, sink) {
+      const asked: Asked = {
+        method: Method.GENERATE,
+        model: request.model,
+        labels: request.labels,
+        attributes: generateAttributes(request),
+        validate: () => validateGenerate(request),
+        encode: () => encoded ?? toBinary(GenerateRequestSchema, request),
+        needs: () => needsOfGenerate(request),
+      };
+      return begin(asked, context, sink);
     },
-    async embed(request, context) {
+    async embed(request, context, signal) {
       const asked: Asked = {
         method: Method.EMBED,
         model: request.model,
@@ -130,9 +132,9 @@ export function createCalls(parts: RouterCallsParts): RouterCalls {
         encode: () => toBinary(EmbedRequestSchema, request),
         needs: () => needsOfEmbed,
       };
-      return fromBinary(EmbedResponseSchema, await onlyResponse(begin(asked, context)));
+      return fromBinary(EmbedResponseSchema, await onlyResponse((sink) => begin(asked, context, sink), signal));
     },
-    async countTokens(request, context) {
+    async countTokens(request, context, signal) {
       const asked: Asked = {
         method: Method.COUNT_TOKENS,
         model: request.model,
@@ -142,7 +144,7 @@ export function createCalls(parts: RouterCallsParts): RouterCalls {
         encode: () => toBinary(CountTokensRequestSchema, request),
         needs: () => [],
       };
-      return fromBinary(CountTokensResponseSchema, await onlyResponse(begin(asked, context)));
+      return fromBinary(CountTokensResponseSchema, await onlyResponse((sink) => begin(asked, context, sink), signal));
     },
     listModels: () => listModels(parts),
     cutAll(error) {
@@ -150,6 +152,9 @@ export function createCalls(parts: RouterCallsParts): RouterCalls {
     },
   };
 }
+
+/** Nothing is left to do with a call that was refused. */
+const refusedCall: RunningCall = { resume() {}, abort() {} };
 
 /** What a settlement says of a call that never was. */
 const refused = {
@@ -166,18 +171,6 @@ const refused = {
   attempts: 0,
   labels: {},
 };
-
-async function onlyResponse(responses: AsyncIterable<Uint8Array>): Promise<Uint8Array> {
-  let only: Uint8Array | undefined;
-  for await (const response of responses) only ??= response;
-  if (!only) {
-    const cause = new Error("the agent ended the call well and sent no response");
-    throw new MeshError(Reason.INTERNAL, "The engine gave no answer; quote the request id when asking for help.", {
-      cause,
-    });
-  }
-  return only;
-}
 
 /** Sorted by id. Every key may use every model for now. */
 function listModels({ snapshot: current, pool }: CallParts): readonly ModelInfo[] {

@@ -10,7 +10,7 @@ import type { Calls } from "../call/calls.ts";
 import { createCors } from "./cors.ts";
 import { handleOpenAi } from "./openai/index.ts";
 import { nameRequest } from "./request-id.ts";
-import { callerKey, inferenceService } from "./rpc/index.ts";
+import { callerKey, generateMethod, inferenceService } from "./rpc/index.ts";
 
 export interface DoorsOptions {
   readonly host: string;
@@ -34,6 +34,7 @@ export interface DoorsOptions {
 export function openDoors(options: DoorsOptions): Promise<RpcServer> {
   const { host, port, tls, calls, authenticate, healthy, onCut, maxBodyBytes, clock, logger, metrics } = options;
   const cors = createCors(options.corsOrigins);
+  const generate = generateMethod({ calls, authenticate, maxBodyBytes, clock, logger, metrics });
   const openAi = { calls, authenticate, clock, logger, metrics, maxBodyBytes, newCallId: () => newId("call") };
   return startRpcServer({
     host,
@@ -43,6 +44,7 @@ export function openDoors(options: DoorsOptions): Promise<RpcServer> {
     routes: (router) => router.service(InferenceService, inferenceService(calls)),
     authorize: ({ requestHeader, values }) =>
       void values.set(callerKey, authenticate(requestHeader.get("authorization"))),
+    hot: new Map([[`/${InferenceService.typeName}/${InferenceService.method.generate.name}`, generate]]),
     health: healthy,
     before(request, response) {
       nameRequest(request, response);

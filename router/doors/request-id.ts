@@ -4,13 +4,16 @@ import { newId } from "#kernel/random.ts";
 export const requestIdHeader = "x-request-id";
 
 /**
- * Gives every request its call id and every answer its header, errors of any layer included: the caller's own id if it
- * is 1 to 128 printable ASCII characters, else a new one that takes its place.
+ * Gives every request its call id and every answer its header, errors of any layer included.
  */
 export function nameRequest(request: NodeServerRequest, response: NodeServerResponse): void {
   const given = request.headers[requestIdHeader];
-  const callId =
-    typeof given === "string" && /^[\x21-\x7e]([\x20-\x7e]{0,126}[\x21-\x7e])?$/.test(given) ? given : newId("call");
+  const callId = callIdOf(typeof given === "string" ? given : undefined);
   request.headers[requestIdHeader] = callId;
   response.setHeader(requestIdHeader, callId);
+}
+
+/** The caller's own id if it is 1 to 128 printable ASCII characters, else a new one. */
+export function callIdOf(given: string | undefined): string {
+  return given !== undefined && /^[\x21-\x7e]([\x20-\x7e]{0,126}[\x21-\x7e])?$/.test(given) ? given : newId("call");
 }

@@ -1,6 +1,7 @@
-import { create } from "@bufbuild/protobuf";
+import { create, toBinary } from "@bufbuild/protobuf";
 import { describe, expect, test } from "vitest";
 import { FinishReason, GenerateResponseSchema } from "#gen/helixmesh/inference/v1/inference_pb.ts";
+import { PlainDelta } from "../openai/plain-delta.ts";
 import type { ScriptedEvent } from "../openai/scripted-calls.ts";
 import { readChatRequest } from "./request.ts";
 import { chatAnswer } from "./response.ts";
@@ -87,6 +88,29 @@ describe("a streamed chat answer", () => {
     const all = chunks({ stream_options: { include_usage: true } }, events);
     expect(all.at(-1)).toEqual({ ...head, choices: [], usage });
     expect(all.slice(0, -1)).toEqual(all.slice(0, -1).map(() => expect.objectContaining({ usage: null }) as unknown));
+  });
+
+  test("is the same from deltas that were not decoded", () => {
+    const texts: ScriptedEvent[] = ["To", 'k"y\n', "", "é🙂"].flatMap((text) => [
+      { case: "delta", value: { text, tokenIds: [5] } },
+      { case: "delta", value: { text, choiceIndex: 1 } },
+    ]);
+    const parameters = { n: 2, stream: true };
+    const decoded = answer(parameters, [started, ...texts, finished]);
+    const request = readChatRequest({ model: "alias", messages: [{ role: "user", content: "Hi" }], ...parameters });
+    const translation = chatAnswer({ callId: "call_1", created: 1_700_000_000, request });
+    const plain = new PlainDelta();
+    let skipped = 0;
+    const parts = [started, ...texts, finished].map((event) => {
+      const message = create(GenerateResponseSchema, { event });
+      const bytes = toBinary(GenerateResponseSchema, message);
+      const text = plain.read(bytes, 0, bytes.length) ? translation.takePlain(plain, 0) : undefined;
+      skipped += Number(text !== undefined);
+      return text ?? translation.take(message, 0);
+    });
+    expect(parts.join("") + translation.end()).toBe(decoded);
+    // All but the first of each choice, which brings the role.
+    expect(skipped).toBe(6);
   });
 
   test("sends nothing before the first delta", () => {

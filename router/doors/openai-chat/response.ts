@@ -1,14 +1,14 @@
 import {
   type Delta,
   FinishReason,
-  type GenerateResponse,
   type TokenLogprob,
   type ToolCallDelta,
 } from "#gen/helixmesh/inference/v1/inference_pb.ts";
+import type { GenerationAnswer } from "../openai/answer.ts";
 import { systemFingerprint } from "../openai/fingerprint.ts";
-import type { GenerationAnswer } from "../openai/generation.ts";
 import { finiteLogprob } from "../openai/logprob.ts";
-import { UsageSum } from "../openai/usage.ts";
+import { type ChunkFormat, StreamedAnswer } from "../openai/streamed-answer.ts";
+import { WholeAnswer, type WholeChoice, type WholeFormat } from "../openai/whole-answer.ts";
 import type { ChatRequest } from "./request.ts";
 
 export interface ChatAnswerOptions {
@@ -19,7 +19,11 @@ export interface ChatAnswerOptions {
 }
 
 export function chatAnswer(options: ChatAnswerOptions): GenerationAnswer {
-  return options.request.stream ? new StreamedChat(options) : new WholeChat(options);
+  const { generate, stream, includeUsage } = options.request;
+  const { model } = generate;
+  const choiceCount = Math.max(1, generate.choiceCount);
+  if (stream) return new StreamedAnswer(new ChatChunks(options), { model, calls: 1, choiceCount, includeUsage });
+  return new WholeAnswer(wholeChat(options), { model, calls: 1, choiceCount });
 }
 
 /** The fields that every chunk and the whole answer begin with. */
@@ -36,71 +40,59 @@ function head(options: ChatAnswerOptions, object: string, model: string): Record
 }
 
 /** OpenAI API reference, "The chat completion chunk object". */
-class StreamedChat implements GenerationAnswer {
+class ChatChunks implements ChunkFormat {
   readonly #options: ChatAnswerOptions;
-  readonly #usage = new UsageSum();
   readonly #begun = new Set<number>();
-  /** All of a chunk but its choices and usage, formatted once. */
-  #head = "";
-  readonly #tail: string;
 
   constructor(options: ChatAnswerOptions) {
     this.#options = options;
-    this.#tail = options.request.includeUsage ? ',"usage":null}\n\n' : "}\n\n";
-    this.#setModel(options.request.generate.model);
   }
 
-  take({ event }: GenerateResponse): string {
-    switch (event.case) {
-      case "started":
-        this.#setModel(event.value.model);
-        return "";
-      case "delta":
-        return this.#delta(event.value);
-      case "finished":
-        this.#usage.add(event.value.usage);
-        return "";
-      case undefined:
-        // An event that a newer agent sent.
-        return "";
-    }
+  head(model: string): object {
+    return head(this.#options, "chat.completion.chunk", model);
   }
 
-  end(): string {
-    const usage = this.#options.request.includeUsage
-      ? `${this.#head}[],"usage":${JSON.stringify(this.#usage)}}\n\n`
-      : "";
-    return `${usage}data: [DONE]\n\n`;
-  }
-
-  #setModel(model: string): void {
-    const text = JSON.stringify(head(this.#options, "chat.completion.chunk", model));
-    this.#head = `data: ${text.slice(0, -1)},"choices":`;
-  }
-
-  #delta(delta: Delta): string {
-    const index = delta.choiceIndex;
+  choices(delta: Delta, index: number): readonly object[] {
+    const chunks: object[] = [];
     const toolCalls = passedOn(delta.toolCalls, this.#options.request.oneToolCall);
-    let out = "";
     if (!this.#begun.has(index)) {
       this.#begun.add(index);
       const content = delta.text === "" && toolCalls.length > 0 ? null : "";
-      out += this.#chunk(index, { role: "assistant", content, refusal: null }, null, null);
+      chunks.push(choiceOf(index, { role: "assistant", content, refusal: null }));
     }
-    if (delta.text !== "" || delta.logprobs.length > 0) {
-      const logprobs = delta.logprobs.length === 0 ? null : logprobsOf(delta.logprobs);
-      out += this.#chunk(index, { content: delta.text }, logprobs, null);
+    if (delta.logprobs.length > 0) {
+      chunks.push({ ...choiceOf(index, { content: delta.text }), logprobs: logprobsOf(delta.logprobs) });
+    } else if (delta.text !== "") {
+      chunks.push(this.textChoice(index, delta.text));
     }
-    if (toolCalls.length > 0) out += this.#chunk(index, { tool_calls: toolCalls.map(toolCallPart) }, null, null);
-    const reason = finishReasonOf(delta.finishReason);
-    if (reason !== null) out += this.#chunk(index, {}, null, reason);
-    return out;
+    if (toolCalls.length > 0) chunks.push(choiceOf(index, { tool_calls: toolCalls.map(toolCallPart) }));
+    const finish_reason = finishReasonOf(delta.finishReason);
+    if (finish_reason !== null) chunks.push({ ...choiceOf(index, {}), finish_reason });
+    return chunks;
   }
 
-  #chunk(index: number, delta: object, logprobs: object | null, finishReason: string | null): string {
-    const choice = JSON.stringify({ index, delta, logprobs, finish_reason: finishReason });
-    return `${this.#head}[${choice}]${this.#tail}`;
+  textChoice(index: number, text: string): object {
+    return choiceOf(index, { content: text });
   }
+}
+
+function choiceOf(index: number, delta: object): object {
+  return { index, delta, logprobs: null, finish_reason: null };
+}
+
+/** OpenAI API reference, "The chat completion object". */
+function wholeChat(options: ChatAnswerOptions): WholeFormat {
+  const { generate, oneToolCall } = options.request;
+  return (model, choices, usage) => ({
+    ...head(options, "chat.completion", model),
+    choices: choices.map((choice, index) => ({
+      index,
+      message: messageOf(choice, oneToolCall),
+      logprobs: generate.logprobs ? logprobsOf(choice.logprobs) : null,
+      finish_reason: finishReasonOf(choice.finishReason) ?? "stop",
+    })),
+    usage,
+  });
 }
 
 interface WholeToolCall {
@@ -109,84 +101,32 @@ interface WholeToolCall {
   arguments: string;
 }
 
-interface WholeChoice {
-  text: string;
-  readonly logprobs: TokenLogprob[];
-  readonly toolCalls: Map<number, WholeToolCall>;
-  finishReason: string | null;
+function joinToolCalls(parts: readonly ToolCallDelta[]): readonly WholeToolCall[] {
+  const calls = new Map<number, WholeToolCall>();
+  for (const part of parts) {
+    const call = calls.get(part.index) ?? { id: "", name: "", arguments: "" };
+    calls.set(part.index, call);
+    call.id ||= part.id;
+    call.name ||= part.name;
+    call.arguments += part.argumentsJson;
+  }
+  return [...calls.entries()].sort(([a], [b]) => a - b).map(([, call]) => call);
 }
 
-/** OpenAI API reference, "The chat completion object". */
-class WholeChat implements GenerationAnswer {
-  readonly #options: ChatAnswerOptions;
-  readonly #usage = new UsageSum();
-  readonly #choices: WholeChoice[];
-  #model: string;
-
-  constructor(options: ChatAnswerOptions) {
-    this.#options = options;
-    const { generate } = options.request;
-    this.#model = generate.model;
-    this.#choices = Array.from({ length: Math.max(1, generate.choiceCount) }, () => ({
-      text: "",
-      logprobs: [],
-      toolCalls: new Map(),
-      finishReason: null,
-    }));
-  }
-
-  take({ event }: GenerateResponse): string {
-    if (event.case === "started") this.#model = event.value.model;
-    else if (event.case === "delta") this.#delta(event.value);
-    else if (event.case === "finished") this.#usage.add(event.value.usage);
-    return "";
-  }
-
-  end(): string {
-    return JSON.stringify({
-      ...head(this.#options, "chat.completion", this.#model),
-      choices: this.#choices.map((choice, index) => ({
-        index,
-        message: messageOf(choice),
-        logprobs: this.#options.request.generate.logprobs ? logprobsOf(choice.logprobs) : null,
-        finish_reason: choice.finishReason ?? "stop",
-      })),
-      usage: this.#usage,
-    });
-  }
-
-  #delta(delta: Delta): void {
-    const choice = this.#choices[delta.choiceIndex];
-    if (!choice) return;
-    choice.text += delta.text;
-    choice.logprobs.push(...delta.logprobs);
-    for (const part of passedOn(delta.toolCalls, this.#options.request.oneToolCall)) {
-      const call = choice.toolCalls.get(part.index) ?? { id: "", name: "", arguments: "" };
-      choice.toolCalls.set(part.index, call);
-      call.id ||= part.id;
-      call.name ||= part.name;
-      call.arguments += part.argumentsJson;
-    }
-    choice.finishReason = finishReasonOf(delta.finishReason) ?? choice.finishReason;
-  }
-}
-
-function messageOf(choice: WholeChoice): object {
-  const calls = [...choice.toolCalls.entries()].sort(([a], [b]) => a - b);
+function messageOf(choice: WholeChoice, oneToolCall: boolean): object {
+  const calls = joinToolCalls(passedOn(choice.toolCalls, oneToolCall));
   return {
     role: "assistant",
     content: choice.text === "" && calls.length > 0 ? null : choice.text,
     refusal: null,
     annotations: [],
-    ...(calls.length === 0
-      ? {}
-      : {
-          tool_calls: calls.map(([, call]) => ({
-            id: call.id,
-            type: "function",
-            function: { name: call.name, arguments: call.arguments },
-          })),
-        }),
+    ...(calls.length > 0 && {
+      tool_calls: calls.map(({ id, name, arguments: json }) => ({
+        id,
+        type: "function",
+        function: { name, arguments: json },
+      })),
+    }),
   };
 }
 

@@ -32,14 +32,22 @@ class FakeResponse implements HttpResponse {
   }
 }
 
-function start(full = false): { response: FakeResponse; stream: EventStream; clock: ManualClock; stalls: number[] } {
+function start(full = false): {
+  response: FakeResponse;
+  stream: EventStream;
+  clock: ManualClock;
+  stalls: number[];
+  rooms: number[];
+} {
   const response = new FakeResponse();
   response.full = full;
   const clock = new ManualClock();
   const stalls: number[] = [];
   const onStall = (): void => void stalls.push(clock.nowMs());
-  const stream = new EventStream(response, { headers: {}, clock, stallTimeoutMs: 1_000, onStall });
-  return { response, stream, clock, stalls };
+  const rooms: number[] = [];
+  const onRoom = (): void => void rooms.push(clock.nowMs());
+  const stream = new EventStream(response, { headers: {}, clock, stallTimeoutMs: 1_000, onStall, onRoom });
+  return { response, stream, clock, stalls, rooms };
 }
 
 const turn = (): Promise<void> => new Promise(setImmediate);
@@ -69,16 +77,14 @@ describe("an event stream", () => {
     expect(response.written).toHaveLength(1);
   });
 
-  test("makes the writer wait while the client does not read", async () => {
-    const { response, stream, clock } = start(true);
-    stream.write("a");
-    expect(stream.room).toBeUndefined();
+  test("tells the writer to wait while the client does not read, and when it reads again", async () => {
+    const { response, stream, clock, rooms } = start(true);
+    expect(stream.write("a")).toBe(true);
     await turn();
-    const { room } = stream;
-    expect(room).toBeInstanceOf(Promise);
+    expect(stream.write("b")).toBe(false);
+    expect(rooms).toHaveLength(0);
     response.emit("drain");
-    await room;
-    expect(stream.room).toBeUndefined();
+    expect(rooms).toHaveLength(1);
     expect(clock.pendingTimers).toBe(0);
   });
 
@@ -86,9 +92,7 @@ describe("an event stream", () => {
     const { response, stream, clock, stalls } = start(true);
     stream.write("a");
     await turn();
-    const { room } = stream;
     clock.advance(1_000);
-    await room;
     expect(stalls).toHaveLength(1);
     expect(response.destroyed).toBe(true);
   });

@@ -27,6 +27,8 @@ export type HttpRequest = NodeServerRequest;
 /** What the doors need of a response; every `NodeServerResponse` has it. */
 export interface HttpResponse {
   readonly headersSent: boolean;
+  /** Of node:http, known once the head is written: whether it frames what is written. Setting it to false stops that. */
+  chunkedEncoding?: boolean;
   writeHead(status: number, headers: Record<string, string>): unknown;
   write(chunk: string): boolean;
   end(): unknown;
@@ -41,6 +43,8 @@ export interface Exchange {
   readonly context: CallContext;
   readonly deps: OpenAiDeps;
   readonly reply: Reply;
+  /** Aborts when the client goes away. */
+  readonly signal: AbortSignal;
 }
 
 /** One `POST` route. A MeshError thrown before anything was sent becomes the answer. */

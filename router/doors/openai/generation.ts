@@ -1,91 +1,173 @@
 import { fromBinary } from "@bufbuild/protobuf";
 import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
-import {
-  type GenerateRequest,
-  type GenerateResponse,
-  GenerateResponseSchema,
-} from "#gen/helixmesh/inference/v1/inference_pb.ts";
+import { type GenerateRequest, GenerateResponseSchema } from "#gen/helixmesh/inference/v1/inference_pb.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
-import type { CallContext } from "../../call/calls.ts";
+import type { ResponseSink, RunningCall } from "../../call/sink.ts";
+import type { GenerationAnswer } from "./answer.ts";
 import { errorBody } from "./errors.ts";
 import type { EventStream } from "./event-stream.ts";
 import type { Exchange } from "./exchange.ts";
-import { merge } from "./merge.ts";
-
-/** Translates events into one protocol's words: as server-sent events on the way, or as one JSON text at the end. */
-export interface GenerationAnswer {
-  /** What to send now; "" is nothing yet. `call` says which of the requests the event belongs to. */
-  take(event: GenerateResponse, call: number): string;
-  /** What to send last. */
-  end(): string;
-}
+import { PlainDelta } from "./plain-delta.ts";
 
 /** Calls of one HTTP request (completions with several prompts) that run at once. */
 const mostCallsAtOnce = 16;
+
+const plainDelta = new PlainDelta();
 
 /**
  * Runs the requests of one HTTP request and answers. A stream's status is sent with the first text, so that whatever
  * fails before has its own status; a failure after that is an event `{"error":…}` and no `[DONE]`.
  */
-export async function answerGeneration(
+export function answerGeneration(
   exchange: Exchange,
   requests: readonly GenerateRequest[],
   stream: boolean,
   answer: GenerationAnswer,
 ): Promise<void> {
-  const { context, deps, reply } = exchange;
-  // Ends the other calls of this request when one fails.
-  const group = new AbortController();
-  const signal = requests.length === 1 ? context.signal : AbortSignal.any([context.signal, group.signal]);
-  const sources = requests.map((request, i) => () => {
-    const callId = subCallId(context.callId, i, deps.newCallId);
-    return events(exchange, request, { ...context, callId, signal });
+  return new Promise((resolve, reject) => {
+    const generation = new Generation(exchange, requests, stream, answer, { resolve, reject });
+    generation.begin();
   });
-  let out: EventStream | undefined;
-  try {
-    for await (const [call, event] of merge(sources, mostCallsAtOnce)) {
-      const text = answer.take(event, call);
-      if (!stream || text === "") continue;
-      out ??= reply.eventStream();
-      out.write(text);
-      if (out.room) await out.room;
-      if (context.signal.aborted) return;
+}
+
+interface Outcome {
+  resolve(): void;
+  reject(error: MeshError): void;
+}
+
+class Generation {
+  readonly #exchange: Exchange;
+  readonly #requests: readonly GenerateRequest[];
+  readonly #stream: boolean;
+  readonly #answer: GenerationAnswer;
+  readonly #outcome: Outcome;
+  /** Calls in flight by the index of their request; undefined while one is being begun. */
+  readonly #running = new Map<number, RunningCall | undefined>();
+  readonly #onGone = (): void => this.#abortAll();
+  #begun = 0;
+  #events: EventStream | undefined;
+  #over = false;
+
+  constructor(
+    exchange: Exchange,
+    requests: readonly GenerateRequest[],
+    stream: boolean,
+    answer: GenerationAnswer,
+    outcome: Outcome,
+  ) {
+    this.#exchange = exchange;
+    this.#requests = requests;
+    this.#stream = stream;
+    this.#answer = answer;
+    this.#outcome = outcome;
+  }
+
+  begin(): void {
+    const { signal } = this.#exchange;
+    signal.addEventListener("abort", this.#onGone, { once: true });
+    this.#beginMore();
+    if (signal.aborted) this.#abortAll();
+  }
+
+  #beginMore(): void {
+    const { context, deps } = this.#exchange;
+    while (!this.#over && this.#running.size < mostCallsAtOnce) {
+      const index = this.#begun;
+      const request = this.#requests[index];
+      if (!request) return;
+      this.#begun += 1;
+      this.#running.set(index, undefined);
+      const callId = subCallId(context.callId, index, deps.newCallId);
+      const call = deps.calls.generate({ request }, { ...context, callId }, this.#sink(index));
+      // It may have ended already.
+      if (this.#running.has(index)) this.#running.set(index, call);
     }
-    if (stream) (out ?? reply.eventStream()).end(answer.end());
-    else reply.json(200, answer.end());
-  } catch (thrown) {
-    if (!out) throw thrown;
-    const error = MeshError.from(thrown);
-    logDefect(exchange, error);
-    out.end(`data: ${errorBody(error, context.door)}\n\n`);
-  } finally {
-    group.abort();
+  }
+
+  #sink(index: number): ResponseSink {
+    let finished = false;
+    let sent = false;
+    const fail = (error: MeshError): void => this.#fail(error, index);
+    return {
+      write: (bytes, start, end) => {
+        if (this.#over) return true;
+        try {
+          let text = plainDelta.read(bytes, start, end) ? this.#answer.takePlain(plainDelta, index) : undefined;
+          if (text === undefined) {
+            const event = fromBinary(GenerateResponseSchema, bytes.subarray(start, end));
+            finished ||= event.event.case === "finished";
+            text = this.#answer.take(event, index);
+          }
+          if (text === "") return true;
+          sent = true;
+          this.#events ??= this.#exchange.reply.eventStream(() => this.#resumeAll());
+          return this.#events.write(text);
+        } catch (thrown) {
+          fail(MeshError.from(thrown));
+          return true;
+        }
+      },
+      finish: () => {
+        if (finished) this.#finish(index);
+        else fail(endedWithoutResult());
+      },
+      fail,
+      cut: fail,
+      restart: () => {
+        if (sent) return false;
+        this.#answer.restart(index);
+        return true;
+      },
+    };
+  }
+
+  #finish(index: number): void {
+    this.#running.delete(index);
+    if (this.#over) return;
+    this.#beginMore();
+    if (this.#over || this.#running.size > 0) return;
+    this.#end();
+    const { reply } = this.#exchange;
+    if (this.#stream) (this.#events ?? reply.eventStream(() => {})).end(this.#answer.end());
+    else reply.json(200, this.#answer.end());
+    this.#outcome.resolve();
+  }
+
+  /** The first failure is the answer's, and ends the other calls. */
+  #fail(error: MeshError, index: number): void {
+    const call = this.#running.get(index);
+    this.#running.delete(index);
+    if (this.#over) return;
+    this.#end();
+    call?.abort();
+    this.#abortAll();
+    if (!this.#events) return this.#outcome.reject(error);
+    const { context, deps } = this.#exchange;
+    if (error.reason === Reason.INTERNAL) {
+      deps.logger.error("answer failed", { callId: context.callId, door: context.door, error });
+    }
+    this.#events.end(`data: ${errorBody(error, context.door)}\n\n`);
+    this.#outcome.resolve();
+  }
+
+  #end(): void {
+    this.#over = true;
+    this.#exchange.signal.removeEventListener("abort", this.#onGone);
+  }
+
+  #resumeAll(): void {
+    for (const call of this.#running.values()) call?.resume();
+  }
+
+  #abortAll(): void {
+    for (const call of this.#running.values()) call?.abort();
   }
 }
 
-/** The decoded events of one call; one that ends without Finished is a defect of whoever made the stream. */
-async function* events(
-  exchange: Exchange,
-  request: GenerateRequest,
-  context: CallContext,
-): AsyncGenerator<GenerateResponse> {
-  let finished = false;
-  for await (const bytes of exchange.deps.calls.generate(request, context)) {
-    const event = fromBinary(GenerateResponseSchema, bytes);
-    finished ||= event.event.case === "finished";
-    yield event;
-  }
-  if (!finished && !context.signal.aborted) {
-    throw new MeshError(
-      Reason.INTERNAL,
-      "The generation ended without its result; quote the request id when asking for help.",
-    );
-  }
-}
-
-function logDefect(exchange: Exchange, error: MeshError): void {
-  if (error.reason !== Reason.INTERNAL) return;
-  exchange.deps.logger.error("answer failed", { callId: exchange.context.callId, door: exchange.context.door, error });
+/** A call that ends well without Finished is a defect of whoever made the stream. */
+function endedWithoutResult(): MeshError {
+  const message = "The generation ended without its result; quote the request id when asking for help.";
+  return new MeshError(Reason.INTERNAL, message);
 }
 
 /** A usage record per call needs an id per call; the first keeps the request's own. */

@@ -59,11 +59,10 @@ async function answer(
     callId,
     door: target.endpoint.door,
     principal,
-    signal,
     timeoutMs: undefined,
     traceparent: traceparent(request),
   };
-  return target.endpoint.answer({ body, context, deps, reply });
+  return target.endpoint.answer({ body, context, deps, reply, signal });
 }
 
 /** W3C Trace Context, section 3.2; anything else counts as absent, as the specification asks. */

@@ -56,9 +56,10 @@ export class Reply {
     return true;
   }
 
-  /** Sends status 200: from here on an error can only be an event. */
-  eventStream(): EventStream {
+  /** Sends status 200: from here on an error can only be an event. `onRoom`: the client caught up. */
+  eventStream(onRoom: () => void): EventStream {
     const { callId, clock, stallTimeoutMs, onStall } = this.#options;
-    return new EventStream(this.#response, { headers: { "x-request-id": callId }, clock, stallTimeoutMs, onStall });
+    const headers = { "x-request-id": callId };
+    return new EventStream(this.#response, { headers, clock, stallTimeoutMs, onStall, onRoom });
   }
 }

@@ -10,10 +10,14 @@ import {
   GenerateResponseSchema,
   type ModelInfo,
 } from "#gen/helixmesh/inference/v1/inference_pb.ts";
-import type { CallContext, Calls } from "../../call/calls.ts";
+import { MeshError } from "#kernel/mesh-error.ts";
+import type { CallContext, Calls, GenerateAsked } from "../../call/calls.ts";
+import type { ResponseSink, RunningCall } from "../../call/sink.ts";
 
 export type ScriptedEvent = Exclude<MessageInitShape<typeof GenerateResponseSchema>["event"], undefined>;
-export type GenerateScript = (request: GenerateRequest, context: CallContext) => AsyncIterable<ScriptedEvent>;
+/** `signal` aborts when the door aborts the call. */
+export type ScriptedContext = CallContext & { readonly signal: AbortSignal };
+export type GenerateScript = (request: GenerateRequest, context: ScriptedContext) => AsyncIterable<ScriptedEvent>;
 export type EmbedScript = (request: EmbedRequest) => MessageInitShape<typeof EmbedResponseSchema>;
 
 /** A `Calls` for tests: answers by script and keeps what it was asked. */
@@ -25,10 +29,30 @@ export class ScriptedCalls implements Calls {
   readonly embedded: EmbedRequest[] = [];
   readonly contexts: CallContext[] = [];
 
-  async *generate(request: GenerateRequest, context: CallContext): AsyncIterable<Uint8Array> {
+  generate({ request }: GenerateAsked, context: CallContext, sink: ResponseSink): RunningCall {
     this.generated.push(request);
     this.contexts.push(context);
-    for await (const event of this.generateScript(request, context)) yield encodeEvent(event);
+    const gone = new AbortController();
+    let resume = (): void => {};
+    const run = async (): Promise<void> => {
+      for await (const event of this.generateScript(request, { ...context, signal: gone.signal })) {
+        if (gone.signal.aborted) return;
+        const bytes = encodeEvent(event);
+        if (sink.write(bytes, 0, bytes.length)) continue;
+        await new Promise<void>((resolve) => {
+          resume = resolve;
+        });
+      }
+      sink.finish();
+    };
+    run().catch((error: unknown) => sink.fail(MeshError.from(error)));
+    return {
+      resume: () => resume(),
+      abort(reason) {
+        gone.abort(reason);
+        resume();
+      },
+    };
   }
 
   embed(request: EmbedRequest, context: CallContext): Promise<EmbedResponse> {

@@ -1,1 +1,2 @@
+export { generateMethod } from "./generate-stream.ts";
 export { callerKey, inferenceService } from "./inference-service.ts";

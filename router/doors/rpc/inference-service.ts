@@ -5,6 +5,7 @@ import { newId } from "#kernel/random.ts";
 import { cutResponse } from "#kernel/rpc-response.ts";
 import type { Principal } from "../../admission/authenticate.ts";
 import type { CallContext, Calls, Door } from "../../call/calls.ts";
+import { Outbox } from "../../call/outbox.ts";
 import { requestIdHeader } from "../request-id.ts";
 import { decodedResponse, relayedResponse } from "./relay-bytes.ts";
 
@@ -18,9 +19,7 @@ export function inferenceService(calls: Calls): ServiceImpl<typeof InferenceServ
       principal: caller(context),
       callId: context.requestHeader.get(requestIdHeader) ?? newId("call"),
       door: doorOf(context.protocolName),
-      signal: context.signal,
       timeoutMs: context.timeoutMs(),
-      cutClient: context.values.get(cutResponse),
       traceparent: context.requestHeader.get("traceparent") ?? undefined,
     };
   }
@@ -28,10 +27,14 @@ export function inferenceService(calls: Calls): ServiceImpl<typeof InferenceServ
     async *generate(request, context) {
       const isJson = /json/.test(context.requestHeader.get("content-type") ?? "");
       const toMessage = isJson ? decodedResponse : relayedResponse;
-      for await (const encoded of calls.generate(request, callContext(context))) yield toMessage(encoded);
+      const about = callContext(context);
+      const { signal } = context;
+      const cutClient = context.values.get(cutResponse);
+      const outbox = new Outbox((sink) => calls.generate({ request }, about, sink), { signal, cutClient });
+      for await (const encoded of outbox) yield toMessage(encoded);
     },
-    embed: (request, context) => calls.embed(request, callContext(context)),
-    countTokens: (request, context) => calls.countTokens(request, callContext(context)),
+    embed: (request, context) => calls.embed(request, callContext(context), context.signal),
+    countTokens: (request, context) => calls.countTokens(request, callContext(context), context.signal),
     listModels(_request, context) {
       return { models: [...calls.listModels(caller(context))] };
     },

@@ -1,0 +1,65 @@
+import type { Method } from "#gen/helixmesh/link/v1/link_pb.ts";
+import type { Clock } from "#kernel/clock.ts";
+import type { Random } from "#kernel/random.ts";
+import type { Span } from "#kernel/trace.ts";
+import type { Permit } from "../admission/limits.ts";
+import type { IndexedSnapshot } from "../discovery/snapshot.ts";
+import type { LinkCall, LinkCallEvents, LinkStart } from "../link/link.ts";
+import type { Candidate } from "../routing/candidate.ts";
+import type { Need, ReplicaView } from "../routing/candidates.ts";
+import type { CallMetrics } from "./call-metrics.ts";
+import type { CallContext } from "./calls.ts";
+import type { Settle } from "./settle.ts";
+import type { ResponseSink } from "./sink.ts";
+
+export interface CallSettings {
+  /** Longest a call may take, whatever the client asks for. */
+  readonly callTimeoutMs: number;
+  /** Longest a call waits for a replica to become ready, over all attempts. */
+  readonly readyWaitMs: number;
+  /** How long a cancelled call waits for the agent to say what it had generated. */
+  readonly cancelGraceMs: number;
+  /** Times a call may be dispatched. */
+  readonly maxAttempts: number;
+  /** Bytes generated for a client that has not taken them. */
+  readonly maxBufferedBytes: number;
+}
+
+/** What a call needs of the links to all agents. */
+export interface CallLinks {
+  /** Undefined when the replica takes no new calls. */
+  replica(nodeId: string, replicaId: string): ReplicaView | undefined;
+  /** Undefined when the replica takes no calls at this moment. */
+  start(nodeId: string, start: LinkStart, events: LinkCallEvents): LinkCall | undefined;
+  /** Calls `listener` when a replica may have become ready, until the returned function is called. */
+  onChange(listener: () => void): () => void;
+}
+
+export interface CallParts {
+  readonly settings: CallSettings;
+  readonly snapshot: () => IndexedSnapshot;
+  readonly pool: CallLinks;
+  /** Chooses one of at least one. */
+  readonly pick: (candidates: readonly Candidate[]) => Candidate;
+  readonly settle: Settle;
+  readonly metrics: CallMetrics;
+  readonly clock: Clock;
+  readonly random: Random;
+}
+
+/** What to run, checked and resolved. */
+export interface CallSpec {
+  readonly context: CallContext;
+  readonly method: Method;
+  /** The model's resolved name. */
+  readonly model: string;
+  /** The request message, encoded. */
+  readonly request: Uint8Array;
+  readonly needs: readonly Need[];
+  readonly labels: Readonly<Record<string, string>>;
+  readonly sink: ResponseSink;
+  readonly permit: Permit;
+  readonly span: Span;
+  /** Unix milliseconds at which the door had the request. */
+  readonly startedAtMs: number;
+}

@@ -1,0 +1,30 @@
+import type { MeshError } from "#kernel/mesh-error.ts";
+
+/**
+ * Where the answer of one call goes. `write` any number of times, then `finish`, `fail` or `cut`, once and last; all from
+ * the link's read or a timer, and maybe before the function that began the call has returned.
+ */
+export interface ResponseSink {
+  /**
+   * Takes one encoded response. The bytes are lent for the call: copy what must last. False: taken, but the client does
+   * not keep up, and nothing more comes before `RunningCall.resume`.
+   */
+  write(bytes: Uint8Array, start: number, end: number): boolean;
+  finish(): void;
+  fail(error: MeshError): void;
+  /** As `fail`, for a client that left more unread than may wait for it: an error behind the rest would not reach it. */
+  cut(error: MeshError): void;
+  /**
+   * Forgets what was written, for the answer begins anew with its Started: a call whose engine dies late is still whole
+   * for a client that has nothing of it yet. False: the client has a part.
+   */
+  restart(): boolean;
+}
+
+/** What a door does to a call that it began. Harmless once the call is over. */
+export interface RunningCall {
+  /** After a `write` that returned false: the client has caught up. */
+  resume(): void;
+  /** The client wants no answer any more; `reason` says so when it was not the client (a drain, a deadline). */
+  abort(reason?: unknown): void;
+}

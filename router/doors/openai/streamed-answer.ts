@@ -1,0 +1,92 @@
+import type { Delta, GenerateResponse } from "#gen/helixmesh/inference/v1/inference_pb.ts";
+import type { AnswerOptions, GenerationAnswer } from "./answer.ts";
+import type { PlainDelta } from "./plain-delta.ts";
+import { UsageSum } from "./usage.ts";
+
+/** What is particular to the chunks of one endpoint. */
+export interface ChunkFormat {
+  /** All fields of a chunk but its choices and usage. */
+  head(model: string): object;
+  /** The chunks of a delta: the one choice of each. */
+  choices(delta: Delta, index: number): readonly object[];
+  /** The choice of a chunk that brings text to a choice which has had chunks before. */
+  textChoice(index: number, text: string): object;
+}
+
+export interface StreamedAnswerOptions extends AnswerOptions {
+  readonly includeUsage: boolean;
+}
+
+/** Stands for the text in a chunk that is formatted once. */
+const mark = "\u0000";
+
+/** Server-sent events with one JSON chunk each, and `[DONE]` as the last. */
+export class StreamedAnswer implements GenerationAnswer {
+  readonly #format: ChunkFormat;
+  readonly #options: StreamedAnswerOptions;
+  readonly #usage = new UsageSum();
+  readonly #tail: string;
+  #model: string | undefined;
+  /** All of a chunk before its choices, formatted once. */
+  #head = "";
+  /** Chunks of text by choice, cut where the text goes; for choices that have begun. */
+  #textChunks: { readonly before: string; readonly after: string }[] = [];
+
+  constructor(format: ChunkFormat, options: StreamedAnswerOptions) {
+    this.#format = format;
+    this.#options = options;
+    this.#tail = options.includeUsage ? ',"usage":null}\n\n' : "}\n\n";
+    this.#setModel(options.model);
+  }
+
+  take({ event }: GenerateResponse, call: number): string {
+    switch (event.case) {
+      case "started":
+        this.#setModel(event.value.model);
+        return "";
+      case "delta":
+        return this.#delta(event.value, call * this.#options.choiceCount + event.value.choiceIndex);
+      case "finished":
+        this.#usage.add(event.value.usage);
+        return "";
+      case undefined:
+        // An event that a newer agent sent.
+        return "";
+    }
+  }
+
+  takePlain(delta: PlainDelta, call: number): string | undefined {
+    const chunk = this.#textChunks[call * this.#options.choiceCount + delta.choiceIndex];
+    if (chunk === undefined) return undefined;
+    return delta.text === "" ? "" : chunk.before + delta.json + chunk.after;
+  }
+
+  /** What it took without sending anything was Started and deltas without a chunk, of which nothing is kept. */
+  restart(): void {}
+
+  end(): string {
+    const usage = this.#options.includeUsage ? `${this.#head}[],"usage":${JSON.stringify(this.#usage)}}\n\n` : "";
+    return `${usage}data: [DONE]\n\n`;
+  }
+
+  #setModel(model: string): void {
+    if (model === this.#model) return;
+    this.#model = model;
+    this.#head = `data: ${JSON.stringify(this.#format.head(model)).slice(0, -1)},"choices":`;
+    this.#textChunks = [];
+  }
+
+  #delta(delta: Delta, index: number): string {
+    let out = "";
+    for (const choice of this.#format.choices(delta, index)) out += this.#chunk(choice);
+    if (out !== "" && this.#textChunks[index] === undefined) {
+      const [before = "", after = ""] = this.#chunk(this.#format.textChoice(index, mark)).split(JSON.stringify(mark));
+      this.#textChunks[index] = { before, after };
+    }
+    return out;
+  }
+
+  #chunk(choice: object): string {
+    return `${this.#head}[${JSON.stringify(choice)}]${this.#tail}`;
+  }
+}

@@ -1,0 +1,72 @@
+import {
+  type Delta,
+  FinishReason,
+  type GenerateResponse,
+  type TokenLogprob,
+  type ToolCallDelta,
+} from "#gen/helixmesh/inference/v1/inference_pb.ts";
+import type { AnswerOptions, GenerationAnswer } from "./answer.ts";
+import type { PlainDelta } from "./plain-delta.ts";
+import { UsageSum } from "./usage.ts";
+
+/** All that came of one choice. */
+export interface WholeChoice {
+  text: string;
+  readonly logprobs: TokenLogprob[];
+  readonly toolCalls: ToolCallDelta[];
+  finishReason: FinishReason;
+}
+
+/** Makes the answer's JSON object. */
+export type WholeFormat = (model: string, choices: readonly WholeChoice[], usage: UsageSum) => object;
+
+/** Gathers all choices and answers once. */
+export class WholeAnswer implements GenerationAnswer {
+  readonly #format: WholeFormat;
+  readonly #options: AnswerOptions;
+  readonly #usage = new UsageSum();
+  readonly #choices: WholeChoice[];
+  #model: string;
+
+  constructor(format: WholeFormat, options: AnswerOptions) {
+    this.#format = format;
+    this.#options = options;
+    this.#model = options.model;
+    this.#choices = Array.from({ length: options.calls * options.choiceCount }, emptyChoice);
+  }
+
+  take({ event }: GenerateResponse, call: number): string {
+    if (event.case === "started") this.#model = event.value.model;
+    else if (event.case === "delta") this.#delta(event.value, call);
+    else if (event.case === "finished") this.#usage.add(event.value.usage);
+    return "";
+  }
+
+  takePlain(delta: PlainDelta, call: number): string {
+    const choice = this.#choices[call * this.#options.choiceCount + delta.choiceIndex];
+    if (choice) choice.text += delta.text;
+    return "";
+  }
+
+  restart(call: number): void {
+    const { choiceCount } = this.#options;
+    for (let at = call * choiceCount; at < (call + 1) * choiceCount; at++) this.#choices[at] = emptyChoice();
+  }
+
+  end(): string {
+    return JSON.stringify(this.#format(this.#model, this.#choices, this.#usage));
+  }
+
+  #delta(delta: Delta, call: number): void {
+    const choice = this.#choices[call * this.#options.choiceCount + delta.choiceIndex];
+    if (!choice) return;
+    choice.text += delta.text;
+    choice.logprobs.push(...delta.logprobs);
+    choice.toolCalls.push(...delta.toolCalls);
+    if (delta.finishReason !== FinishReason.UNSPECIFIED) choice.finishReason = delta.finishReason;
+  }
+}
+
+function emptyChoice(): WholeChoice {
+  return { text: "", logprobs: [], toolCalls: [], finishReason: FinishReason.UNSPECIFIED };
+}

@@ -1,0 +1,209 @@
+import { fromBinary } from "@bufbuild/protobuf";
+import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
+import { type GenerateRequest, GenerateRequestSchema } from "#gen/helixmesh/inference/v1/inference_pb.ts";
+import { grpcTimeoutMs } from "#kernel/call-timeout.ts";
+import type { Clock, Timer } from "#kernel/clock.ts";
+import {
+  GrpcMessageReader,
+  grpcOkTrailers,
+  grpcPrefix,
+  grpcRefusal,
+  grpcResponseFields,
+  grpcTrailers,
+} from "#kernel/grpc-messages.ts";
+import type { HotMethod } from "#kernel/hot-method.ts";
+import type { Logger } from "#kernel/log.ts";
+import { MeshError } from "#kernel/mesh-error.ts";
+import { binaryFault } from "#kernel/message-fault.ts";
+import type { Metrics } from "#kernel/metrics.ts";
+import {
+  ErrorCode,
+  type HeaderList,
+  type StreamEnd,
+  type StreamListener,
+  type WireStream,
+} from "#kernel/wire/index.ts";
+import type { Principal } from "../../admission/authenticate.ts";
+import type { Calls } from "../../call/calls.ts";
+import type { ResponseSink, RunningCall } from "../../call/sink.ts";
+import { callIdOf, requestIdHeader } from "../request-id.ts";
+
+export interface GenerateMethodOptions {
+  readonly calls: Calls;
+  /** Takes the `authorization` header. @throws MeshError INVALID_API_KEY, PERMISSION_DENIED */
+  readonly authenticate: (authorization: string | undefined) => Principal;
+  /** Of the request message, decompressed. */
+  readonly maxBodyBytes: number;
+  /** For the request to arrive. Default 60,000. */
+  readonly bodyTimeoutMs?: number;
+  readonly clock: Clock;
+  readonly logger: Logger;
+  readonly metrics: Metrics;
+}
+
+/** InferenceService/Generate over gRPC, the hot path: the agent's bytes go from the link's buffer into the client's. */
+export function generateMethod(options: GenerateMethodOptions): HotMethod {
+  const bounded = options.metrics.counter("rpc_bound_reached_total", "Times that a bound of an RPC port was reached.", [
+    "bound",
+  ]);
+  const parts = { ...options, onBound: (bound: string) => bounded.inc({ bound }) };
+  return (stream, headers) => new GenerateStream(stream, headers, parts);
+}
+
+type Parts = GenerateMethodOptions & { readonly onBound: (bound: string) => void };
+
+const defaultBodyTimeoutMs = 60_000;
+
+/** One call: its request until that is whole, then its answer. */
+class GenerateStream implements StreamListener, ResponseSink {
+  readonly #stream: WireStream;
+  readonly #parts: Parts;
+  readonly #callId: string;
+  readonly #traceparent: string | undefined;
+  readonly #startMs: number;
+  readonly #reader: GrpcMessageReader;
+  #principal: Principal | undefined;
+  #timeoutMs = Number.POSITIVE_INFINITY;
+  #bodyTimer: Timer | undefined;
+  #message: Uint8Array | undefined;
+  #call: RunningCall | undefined;
+  #opened = false;
+  /** Answered, or gone: what still comes of the request is of no use. */
+  #over = false;
+
+  constructor(stream: WireStream, headers: HeaderList, parts: Parts) {
+    this.#stream = stream;
+    this.#parts = parts;
+    this.#callId = callIdOf(headers.get(requestIdHeader));
+    this.#traceparent = headers.get("traceparent");
+    this.#startMs = parts.clock.monotonicMs();
+    this.#reader = new GrpcMessageReader({
+      maxBytes: parts.maxBodyBytes,
+      encoding: headers.get("grpc-encoding"),
+      onMessage: (bytes, start, end) => this.#take(bytes, start, end),
+    });
+    try {
+      this.#principal = parts.authenticate(headers.get("authorization"));
+      this.#timeoutMs = grpcTimeoutMs(headers.get("grpc-timeout"));
+      const limitMs = Math.min(parts.bodyTimeoutMs ?? defaultBodyTimeoutMs, this.#timeoutMs);
+      this.#bodyTimer = parts.clock.setTimer(limitMs, () => this.#refuse(tooSlow(limitMs)));
+    } catch (error) {
+      this.#refuse(error);
+    }
+  }
+
+  onData(bytes: Buffer, start: number, end: number): void {
+    // The reader holds no more than one message, whose size is bounded.
+    this.#stream.consumed(end - start);
+    if (this.#over) return;
+    try {
+      this.#reader.push(bytes, start, end);
+    } catch (error) {
+      this.#refuse(error);
+    }
+  }
+
+  onEnd(): void {
+    if (this.#over) return;
+    try {
+      this.#reader.finish();
+      this.#begin();
+    } catch (error) {
+      this.#refuse(error);
+    }
+  }
+
+  onDrain(): void {
+    this.#call?.resume();
+  }
+
+  onClose(end: StreamEnd): void {
+    this.#over = true;
+    this.#bodyTimer?.cancel();
+    if (end.kind !== "complete") this.#call?.abort();
+  }
+
+  write(bytes: Uint8Array, start: number, end: number): boolean {
+    this.#open();
+    return this.#stream.writeWithPrefix(grpcPrefix(end - start), bytes, start, end);
+  }
+
+  finish(): void {
+    this.#open();
+    this.#stream.end(grpcOkTrailers);
+  }
+
+  fail(error: MeshError): void {
+    this.#over = true;
+    if (this.#opened) return this.#stream.end(grpcTrailers(error, this.#callId));
+    this.#stream.sendHeaders([...grpcRefusal(error, this.#callId), [requestIdHeader, this.#callId]], true);
+  }
+
+  /** No trailer would reach the client. */
+  cut(): void {
+    this.#stream.reset(ErrorCode.ENHANCE_YOUR_CALM);
+  }
+
+  /** Started has left. */
+  restart(): boolean {
+    return false;
+  }
+
+  #open(): void {
+    if (this.#opened) return;
+    this.#opened = true;
+    this.#stream.sendHeaders([...grpcResponseFields, [requestIdHeader, this.#callId]]);
+  }
+
+  #take(bytes: Buffer, start: number, end: number): void {
+    if (this.#message) throw invalid("Generate takes one request message, but the body has more.");
+    this.#message = new Uint8Array(bytes.subarray(start, end));
+  }
+
+  #begin(): void {
+    const { calls, clock } = this.#parts;
+    const encoded = this.#message;
+    if (!encoded) throw invalid("The request body holds no message; Generate takes one.");
+    if (!this.#principal) return;
+    this.#bodyTimer?.cancel();
+    const left = this.#timeoutMs - (clock.monotonicMs() - this.#startMs);
+    const context = {
+      callId: this.#callId,
+      door: "grpc" as const,
+      principal: this.#principal,
+      timeoutMs: left === Number.POSITIVE_INFINITY ? undefined : left,
+      traceparent: this.#traceparent,
+    };
+    this.#call = calls.generate({ request: decode(encoded), encoded }, context, this);
+  }
+
+  /** For what is wrong before there is a call, which accounts for itself. */
+  #refuse(thrown: unknown): void {
+    if (this.#over) return;
+    const { logger, onBound } = this.#parts;
+    const error = MeshError.from(thrown);
+    if (error.reason === Reason.INTERNAL) logger.error("rpc failed", { callId: this.#callId, error });
+    if (error.reason === Reason.REQUEST_TOO_LARGE) onBound("message_bytes");
+    if (error.reason === Reason.DEADLINE_EXCEEDED) onBound("request_time");
+    this.#bodyTimer?.cancel();
+    this.fail(error);
+  }
+}
+
+function decode(encoded: Uint8Array): GenerateRequest {
+  try {
+    return fromBinary(GenerateRequestSchema, encoded);
+  } catch (error) {
+    throw binaryFault(GenerateRequestSchema, encoded, error);
+  }
+}
+
+function tooSlow(limitMs: number): MeshError {
+  const limit = `${Math.round(limitMs)} ms`;
+  const message = `The request did not arrive whole within ${limit}; send it faster.`;
+  return new MeshError(Reason.DEADLINE_EXCEEDED, message, { limit });
+}
+
+function invalid(message: string): MeshError {
+  return new MeshError(Reason.INVALID_REQUEST, message);
+}
