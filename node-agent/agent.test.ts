@@ -93,10 +93,10 @@ const isReady = (controlPlane: TestControlPlane, replicaId: string) => () =>
     .at(-1)
     ?.replicas.some((replica) => replica.replicaId === replicaId && replica.state === ReplicaState.READY) ?? false;
 
-function ask(router: TestRouter, replicaId: string) {
+function ask(router: TestRouter, replicaId: string, relayed: Uint8Array[] = []) {
   const input = { case: "prompt" as const, value: "Hello there" };
-  const request = encode(GenerateRequestSchema, { model: "m", input, maxOutputTokens: 5 });
-  return router.start({ replicaId, method: Method.GENERATE, request, deployment: "d" });
+  const request = encode(GenerateRequestSchema, { model: "m", input, maxOutputTokens: 5, sampling: { seed: 1n } });
+  return router.start({ replicaId, method: Method.GENERATE, request, deployment: "d", relayed });
 }
 
 async function* once<T>(message: T): AsyncGenerator<T> {
@@ -124,6 +124,20 @@ describe("the agent", () => {
     expect(controlPlane.usage).toMatchObject([
       { nodeId: "n1", model: "m", deployment: "d", usage: { completionTokens: 5 } },
     ]);
+  });
+
+  test("continues a call that another agent began, and counts the whole of it", async () => {
+    const controlPlane = await startControlPlane([sim("r1")]);
+    const agent = await start(controlPlane.port);
+    await controlPlane.until(isReady(controlPlane, "r1"));
+    const router = connect(agent.linkPort);
+    await router.hello();
+    const whole = ask(router, "r1");
+    await whole.ended;
+    const moved = ask(router, "r1", whole.responses.slice(0, 4));
+    const end = await moved.ended;
+    expect(moved.responses).toEqual(whole.responses.slice(4));
+    expect({ ...end.usage, here: moved.tokens() }).toMatchObject({ completionTokens: 5, here: 2 });
   });
 
   test("drains a replica that is no longer desired and starts the new one", async () => {

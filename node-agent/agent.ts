@@ -13,6 +13,7 @@ import { startUsageShipper } from "#kernel/usage-shipper.ts";
 import { CallMetrics, createCallRunner } from "./call/index.ts";
 import { ControlLink, StateFile } from "./control/index.ts";
 import { engineFor } from "./engines/create-engine.ts";
+import type { PrefixNews } from "./engines/prefix-news.ts";
 import { Host } from "./host/index.ts";
 import { checkNodeName, parseEngines, parseLabels } from "./identity-settings.ts";
 import { LinkServer, noPrefixes } from "./link/index.ts";
@@ -44,7 +45,19 @@ export async function startAgent(
   const identity = () => stateFile.state.identity;
   const host = new Host();
 
+  const prefixCuts = metrics.counter(
+    "engine_prefix_cut_total",
+    "Prompts told to routers by their beginning only, since max-prefix-blocks was reached.",
+  );
+  const prefixes = {
+    blockBytes: settings.prefixBlockBytes,
+    maxBlocks: settings.maxPrefixBlocks,
+    onChange(_replicaId: string, change: PrefixNews | "snapshot") {
+      if (change !== "snapshot" && change.cut > 0) prefixCuts.inc(change.cut);
+    },
+  };
   const replicas = new ReplicaSet({
+    ...(settings.prefixBlockBytes > 0 && { prefixes }),
     fetchModel,
     engineFor: (desired) => engineFor(desired.engine, engines),
     drainTimeoutMs: settings.drainTimeoutMs,

@@ -1,4 +1,5 @@
 import { hostname } from "node:os";
+import { defaultBlockBytes } from "#kernel/prompt-blocks.ts";
 import { defineSettings, setting } from "#kernel/settings.ts";
 
 /** Every setting of the agent; its README table and `--help` come from here. */
@@ -144,6 +145,22 @@ export const agentSettings = defineSettings({
     min: 50,
     max: 60_000,
     doc: "How often a router hears at least something; it gives up after three times that.",
+  }),
+  prefixBlockBytes: setting.integer({
+    env: "HELIXMESH_NODE_PREFIX_BLOCK_BYTES",
+    flag: "prefix-block-bytes",
+    default: defaultBlockBytes,
+    min: 0,
+    max: 65_536,
+    doc: "Bytes of prompt for each hash that tells routers what the engines' caches hold; 0 tells nothing.",
+  }),
+  maxPrefixBlocks: setting.integer({
+    env: "HELIXMESH_NODE_MAX_PREFIX_BLOCKS",
+    flag: "max-prefix-blocks",
+    default: 65_536,
+    min: 1,
+    max: 1_048_576,
+    doc: "Most such hashes for one replica; a prompt with more than its share is told by its beginning.",
   }),
   usageSpoolBytes: setting.integer({
     env: "HELIXMESH_NODE_USAGE_SPOOL_BYTES",

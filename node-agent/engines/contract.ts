@@ -1,6 +1,6 @@
 import { create } from "@bufbuild/protobuf";
 import type { MessageInitShape } from "@bufbuild/protobuf";
-import { afterEach, describe, expect, test } from "vitest";
+import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
 import {
   CountTokensRequestSchema,
@@ -12,8 +12,10 @@ import {
 import { type DesiredReplica, DesiredReplicaSchema } from "#gen/helixmesh/node/v1/node_pb.ts";
 import type { EngineCapabilities } from "#gen/helixmesh/type/v1/type_pb.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
+import { promptBlocks } from "#kernel/prompt-blocks.ts";
 import { seededRandom } from "#kernel/random.ts";
 import type { CreateEngine } from "./engine.ts";
+import type { PrefixNews } from "./prefix-news.ts";
 import { EngineProbe, type Outcome } from "./engine-probe.ts";
 
 /** What the suite must know of an engine to hold it to the contract. */
@@ -180,74 +182,82 @@ export function engineContract(name: string, subject: EngineSubject): void {
       },
       ...subject.movable,
     ];
-    test.each(movable)("continues $name that another engine began, wherever it broke", async ({ request }) => {
-      const { probe } = await open();
-      const { probe: other } = await open();
-      const asked = ask(request);
-      for (const choice of [0, 2]) {
-        const whole = await probe.run(asked, choice);
-        await continuesAlike(other, asked, choice, whole);
+    describe("for a call that moves", () => {
+      let probe: EngineProbe;
+      let other: EngineProbe;
+      beforeAll(async () => {
+        [probe, other] = [probeFor(subject.replica), probeFor(subject.replica)];
+        await Promise.all([probe, other].map(({ engine }) => engine.load(() => {})));
+      });
+      afterAll(() => Promise.all([probe, other].map(({ engine }) => engine.close())));
+
+      test.each(movable)("continues $name that another engine began, wherever it broke", async ({ request }) => {
+        const asked = ask(request);
+        for (const choice of [0, 2]) {
+          const whole = await probe.run(asked, choice);
+          await continuesAlike(other, asked, choice, whole);
+        }
+      });
+
+      test("continues a call whose stop string straddles the break", async () => {
+        const { text } = await probe.run(ask());
+        for (const at of [3, 9, 17]) {
+          const asked = ask({ stop: [text.slice(at, at + 7), "\u0000"] });
+          const whole = await probe.run(asked);
+          expect(whole.reason).toBe(FinishReason.STOP);
+          await continuesAlike(probe, asked, 0, whole);
+        }
+      });
+
+      test("goes on alike where it broke while a stop string was still possible", async () => {
+        const { text } = await probe.run(ask());
+        const asked = ask({ stop: [text.slice(5, 14).concat("\u0000"), `${text.slice(-6)}\u0000`] });
+        await continuesAlike(probe, asked, 0, await probe.run(asked));
+      });
+
+      test("ends a moved call that cannot be its own with NODE_LOST", async () => {
+        const { tokenIds } = await probe.run(ask());
+        const errors = [
+          await probe.begin(ask(), 0, [4_000_000]).error,
+          await probe.begin(ask({ maxOutputTokens: 3 }), 0, tokenIds.slice(0, 4)).error,
+        ];
+        expect(errors.map((error) => error.reason)).toEqual([Reason.NODE_LOST, Reason.NODE_LOST]);
+      });
+
+      /** Held at the first token, the last one, the end, and places between that differ from call to call. */
+      async function continuesAlike(
+        probe: EngineProbe,
+        request: GenerateRequest,
+        choice: number,
+        whole: Outcome,
+      ): Promise<void> {
+        const { length } = whole.tokenIds;
+        const places = [
+          1,
+          length - 1,
+          length,
+          ...Array.from({ length: 4 }, () => 1 + Math.floor(breaks.next() * length)),
+        ];
+        const continued = await Promise.all(
+          places.map((at) => probe.run(request, choice, whole.tokenIds.slice(0, at))),
+        );
+        for (const [index, outcome] of continued.entries()) {
+          const at = places[index] ?? 0;
+          const { text, tokenIds, reason, completionTokens, promptTokens } = outcome;
+          expect({ at, text, tokenIds, reason, completionTokens, promptTokens }).toEqual({
+            at,
+            text: whole.text,
+            tokenIds: whole.tokenIds.slice(at),
+            reason: whole.reason,
+            completionTokens: whole.completionTokens,
+            promptTokens: whole.promptTokens,
+          });
+          const probabilities = (of: Outcome) =>
+            of.logprobs.map(({ tokenId, logprob }) => [tokenId, logprob.toFixed(1)]);
+          expect(probabilities(outcome)).toEqual(probabilities(whole).slice(at));
+        }
       }
     });
-
-    test("continues a call whose stop string straddles the break", async () => {
-      const { probe } = await open();
-      const { text } = await probe.run(ask());
-      for (const at of [3, 9, 17]) {
-        const asked = ask({ stop: [text.slice(at, at + 7), "\u0000"] });
-        const whole = await probe.run(asked);
-        expect(whole.reason).toBe(FinishReason.STOP);
-        await continuesAlike(probe, asked, 0, whole);
-      }
-    });
-
-    test("goes on alike where it broke while a stop string was still possible", async () => {
-      const { probe } = await open();
-      const { text } = await probe.run(ask());
-      const asked = ask({ stop: [text.slice(5, 14).concat("\u0000"), `${text.slice(-6)}\u0000`] });
-      await continuesAlike(probe, asked, 0, await probe.run(asked));
-    });
-
-    test("ends a moved call that cannot be its own with NODE_LOST", async () => {
-      const { probe } = await open();
-      const { tokenIds } = await probe.run(ask());
-      const errors = [
-        await probe.begin(ask(), 0, [4_000_000]).error,
-        await probe.begin(ask({ maxOutputTokens: 3 }), 0, tokenIds.slice(0, 4)).error,
-      ];
-      expect(errors.map((error) => error.reason)).toEqual([Reason.NODE_LOST, Reason.NODE_LOST]);
-    });
-
-    /** Held at the first token, the last one, the end, and places between that differ from call to call. */
-    async function continuesAlike(
-      probe: EngineProbe,
-      request: GenerateRequest,
-      choice: number,
-      whole: Outcome,
-    ): Promise<void> {
-      const { length } = whole.tokenIds;
-      const places = [
-        1,
-        length - 1,
-        length,
-        ...Array.from({ length: 4 }, () => 1 + Math.floor(breaks.next() * length)),
-      ];
-      const continued = await Promise.all(places.map((at) => probe.run(request, choice, whole.tokenIds.slice(0, at))));
-      for (const [index, outcome] of continued.entries()) {
-        const at = places[index] ?? 0;
-        const { text, tokenIds, reason, completionTokens, promptTokens } = outcome;
-        expect({ at, text, tokenIds, reason, completionTokens, promptTokens }).toEqual({
-          at,
-          text: whole.text,
-          tokenIds: whole.tokenIds.slice(at),
-          reason: whole.reason,
-          completionTokens: whole.completionTokens,
-          promptTokens: whole.promptTokens,
-        });
-        const probabilities = (of: Outcome) => of.logprobs.map(({ tokenId, logprob }) => [tokenId, logprob.toFixed(1)]);
-        expect(probabilities(outcome)).toEqual(probabilities(whole).slice(at));
-      }
-    }
 
     test("stops a cancelled call within a step and counts what it had generated", async () => {
       const { probe } = await open();
@@ -326,6 +336,50 @@ export function engineContract(name: string, subject: EngineSubject): void {
       const dimensions = capabilities.embeddingDimensions;
       const embedded = { dimensions, unit: [1, 1, 1], same: true, different: true, counted: true };
       expect(answer).toEqual(capabilities.embed ? embedded : Reason.UNSUPPORTED_PARAMETER);
+    });
+
+    test("tells the prefixes of prompts that it holds, and finds them when they come again", async () => {
+      const news: PrefixNews[] = [];
+      const replica: DesiredReplica = create(DesiredReplicaSchema, subject.replica);
+      const prefixes = { blockBytes: 64, maxBlocks: 1_000, onChange: (one: PrefixNews) => void news.push(one) };
+      const probe = new EngineProbe((events) =>
+        subject.create({ replica, modelPath: subject.modelPath, prefixes, ...events }),
+      );
+      opened.push(probe);
+      await probe.engine.load(() => {});
+      const asked = (prompt: string) => ask({ input: { case: "prompt", value: prompt }, maxOutputTokens: 2 });
+      const long = asked("There was a house by the sea, and a fox lived in it. ".repeat(8));
+      const other = asked("An owl that could not sleep went out to count the stars. ".repeat(8));
+      const first = await probe.run(long);
+      await probe.run(other);
+      const again = await probe.run(long);
+      expect(first.cachedTokens).toBeLessThan(first.promptTokens / 4);
+      expect(again.cachedTokens).toBeGreaterThan(first.promptTokens / 2);
+      const held = new Set(news.flatMap(({ added }) => added));
+      expect(held).toEqual(new Set([...promptBlocks(long, 64, 1_000), ...promptBlocks(other, 64, 1_000)]));
+      expect(news.flatMap(({ removed }) => removed)).toEqual([]);
+    });
+
+    test("tells prefixes that it has let go of", async () => {
+      const held = new Set<number>();
+      let cut = 0;
+      const onChange = (news: PrefixNews): void => {
+        for (const hash of news.added) held.add(hash);
+        for (const hash of news.removed) expect(held.delete(hash)).toBe(true);
+        cut += news.cut;
+      };
+      const replica: DesiredReplica = create(DesiredReplicaSchema, subject.bounded);
+      const prefixes = { blockBytes: 32, maxBlocks: 8, onChange };
+      const probe = new EngineProbe((events) =>
+        subject.create({ replica, modelPath: subject.modelPath, prefixes, ...events }),
+      );
+      opened.push(probe);
+      await probe.engine.load(() => {});
+      const asked = (text: string) =>
+        ask({ input: { case: "prompt", value: `${text} `.repeat(100).slice(0, 300) }, maxOutputTokens: 2 });
+      for (const text of ["a fox", "an owl", "a badger"]) await probe.run(asked(text));
+      expect(held).toEqual(new Set(promptBlocks(asked("a badger"), 32, 8)));
+      expect(cut).toBe(3);
     });
 
     test("has nothing running, queued or cached for calls once all have ended", async () => {

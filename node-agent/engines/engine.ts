@@ -11,6 +11,7 @@ import type { DesiredReplica } from "#gen/helixmesh/node/v1/node_pb.ts";
 import type { EngineCapabilities, ReplicaLoad } from "#gen/helixmesh/type/v1/type_pb.ts";
 import type { Logger } from "#kernel/log.ts";
 import type { MeshError } from "#kernel/mesh-error.ts";
+import type { PrefixNews, PrefixOptions } from "./prefix-news.ts";
 
 /**
  * What runs one replica's weights. An engine knows text, tokens and sampling; it knows nothing of links, tools parsed
@@ -60,6 +61,8 @@ export interface EngineOptions {
   /** For what the engine's own library says, at debug level, and for its end; nothing is logged without one. */
   readonly logger?: Logger;
   onStep(events: readonly StepEvent[]): void;
+  /** Undefined where nobody wants to know what the engine's cache holds; then it tells nothing. */
+  readonly prefixes?: (PrefixOptions & { onChange(news: PrefixNews): void }) | undefined;
   /** The engine can serve no more (its process died, its weights are gone); all its calls have ended already. */
   onFailed(error: MeshError): void;
 }

@@ -22,12 +22,14 @@ export function observeEngines(options: {
   const prefill = gauge("engine_prefill_tokens_per_second", "Moving average prefill rate.");
   const restarts = gauge("engine_restarts", "How often the engine was restarted after a crash.");
   const ready = gauge("engine_ready", "1 while the replica takes calls.");
-  const all = [running, queued, kvUsed, kvTotal, step, prefill, restarts, ready];
+  const prefixes = gauge("engine_prefix_blocks", "Blocks of prompts that the cache is known to hold.");
+  const all = [prefixes, running, queued, kvUsed, kvTotal, step, prefill, restarts, ready];
 
   function read(): void {
     for (const one of all) one.reset();
     for (const { replicaId: replica, load, engineRestarts, state } of replicas.statuses()) {
       restarts.set({ replica }, engineRestarts);
+      prefixes.set({ replica }, replicas.heldPrefixCount(replica));
       ready.set({ replica }, state === ReplicaState.READY ? 1 : 0);
       running.set({ replica }, load?.running ?? 0);
       queued.set({ replica }, load?.queued ?? 0);

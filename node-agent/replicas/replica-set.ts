@@ -5,15 +5,18 @@ import { type DesiredReplica, type ReplicaStatus, ReplicaStatusSchema } from "#g
 import type { ReplicaLoad } from "#gen/helixmesh/type/v1/type_pb.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
 import type { CallTarget } from "../call/index.ts";
+import type { PrefixNews, PrefixOptions } from "../engines/prefix-news.ts";
 import { reconcile } from "./reconcile.ts";
 import { Replica, type ReplicaParts } from "./replica.ts";
 import { wireState } from "./state.ts";
 
-export interface ReplicaSetOptions extends Omit<ReplicaParts, "onChange"> {
+export interface ReplicaSetOptions extends Omit<ReplicaParts, "onChange" | "prefixes"> {
   /** How long a replica that is no longer wanted may finish its calls. */
   readonly drainTimeoutMs: number;
   /** A replica's description changed; `removed` when it is gone. */
   readonly onChange: (replica: ReplicaInfo, removed: boolean) => void;
+  /** As in ReplicaParts, by replica. */
+  readonly prefixes?: PrefixOptions & { onChange(replicaId: string, change: PrefixNews | "snapshot"): void };
 }
 
 /** All replicas on the node, held to the desired state. */
@@ -51,6 +54,15 @@ export class ReplicaSet {
     return [...this.#replicas.values()].map((replica) => replica.readLoad());
   }
 
+  /** Prompt prefixes that the replica's engine holds now; undefined when there is no such replica. */
+  heldPrefixes(replicaId: string): Uint32Array | undefined {
+    return this.#replicas.get(replicaId)?.heldPrefixes();
+  }
+
+  heldPrefixCount(replicaId: string): number {
+    return this.#replicas.get(replicaId)?.heldPrefixCount ?? 0;
+  }
+
   statuses(): ReplicaStatus[] {
     return [...this.#replicas.values()].map((replica) =>
       create(ReplicaStatusSchema, {
@@ -81,8 +93,10 @@ export class ReplicaSet {
   }
 
   #add(desired: DesiredReplica): void {
+    const { prefixes } = this.#options;
     const replica: Replica = new Replica(desired, {
       ...this.#options,
+      prefixes: prefixes && { ...prefixes, onChange: (change) => prefixes.onChange(desired.replicaId, change) },
       onChange: () => this.#options.onChange(describe(replica), false),
     });
     this.#replicas.set(desired.replicaId, replica);

@@ -15,6 +15,7 @@ import { MeshError } from "#kernel/mesh-error.ts";
 import type { Random } from "#kernel/random.ts";
 import type { CallTarget, RunningSequence } from "../call/index.ts";
 import type { CreateEngine, Engine, GenerateCall, StepEvent } from "../engines/engine.ts";
+import type { PrefixNews, PrefixOptions } from "../engines/prefix-news.ts";
 import { type ReplicaEvent, type ReplicaState, transition } from "./state.ts";
 
 export interface ReplicaParts {
@@ -27,6 +28,8 @@ export interface ReplicaParts {
   /** Rejects when the agent does not run that kind. */
   readonly engineFor: (desired: DesiredReplica) => Promise<CreateEngine>;
   readonly onChange: () => void;
+  /** Undefined where nobody wants to know what engines hold in their caches. "snapshot": the engine has gone. */
+  readonly prefixes?: (PrefixOptions & { onChange(change: PrefixNews | "snapshot"): void }) | undefined;
   readonly clock: Clock;
   readonly random: Random;
   readonly logger: Logger;
@@ -47,6 +50,8 @@ export class Replica implements CallTarget {
   #state: ReplicaState = { kind: "absent" };
   #engine: Engine | undefined;
   #engineRestarts = 0;
+  /** Prompt prefixes in the engine's cache. */
+  readonly #held = new Set<number>();
   #nextId = 1;
   #unary = 0;
   #whenIdle: (() => void) | undefined;
@@ -70,6 +75,15 @@ export class Replica implements CallTarget {
   readLoad(): ReplicaLoad {
     const load = this.#engine?.readLoad() ?? {};
     return create(ReplicaLoadSchema, { ...load, replicaId: this.desired.replicaId });
+  }
+
+  /** Prompt prefixes that the engine's cache holds now, as hashes of kernel/prompt-blocks. */
+  heldPrefixes(): Uint32Array {
+    return Uint32Array.from(this.#held);
+  }
+
+  get heldPrefixCount(): number {
+    return this.#held.size;
   }
 
   /** Throws the MeshError that says why no call can be taken. */
@@ -160,7 +174,9 @@ export class Replica implements CallTarget {
       const modelPath = await fetchModel(this.desired, onFetch, signal);
       const createEngine = await engineFor(this.desired);
       if (signal.aborted) return undefined;
+      const { prefixes } = this.#parts;
       engine = createEngine({
+        prefixes: prefixes && { ...prefixes, onChange: (news) => this.#onPrefixes(news) },
         replica: this.desired,
         modelPath,
         logger: this.#logger,
@@ -187,7 +203,20 @@ export class Replica implements CallTarget {
       this.#engine = undefined;
       await engine?.close().catch((error: unknown) => this.#logger.warn("engine did not close", { error }));
       this.#endOrphans();
+      this.#forgetPrefixes();
     }
+  }
+
+  #onPrefixes(news: PrefixNews): void {
+    for (const hash of news.added) this.#held.add(hash);
+    for (const hash of news.removed) this.#held.delete(hash);
+    this.#parts.prefixes?.onChange(news);
+  }
+
+  #forgetPrefixes(): void {
+    if (this.#held.size === 0) return;
+    this.#held.clear();
+    this.#parts.prefixes?.onChange("snapshot");
   }
 
   /** Said before the engine is closed, which may take a while. */

@@ -98,6 +98,7 @@ describe("reconcile", () => {
 
 /** An engine whose load and failures the test decides. */
 function scriptedEngines(clock: ManualClock) {
+  const prefixNews: unknown[] = [];
   const made: (EngineOptions & { calls: number[]; closed: boolean })[] = [];
   const set = new ReplicaSet({
     fetchModel: async () => "",
@@ -124,11 +125,12 @@ function scriptedEngines(clock: ManualClock) {
     },
     drainTimeoutMs: 1_000,
     onChange: () => {},
+    prefixes: { blockBytes: 256, maxBlocks: 100, onChange: (...news) => void prefixNews.push(news) },
     clock,
     random: { next: () => 0.5 },
     logger: silentLogger,
   });
-  return { made, set };
+  return { made, set, prefixNews };
 }
 const settle = () => new Promise((resolve) => setImmediate(resolve));
 const stateOf = (set: ReplicaSet) => set.statuses().map((status) => status.state);
@@ -209,6 +211,25 @@ describe("ReplicaSet", () => {
     await settle();
     expect(made).toHaveLength(2);
     expect(stateOf(set)).toEqual([WireState.READY]);
+    await set.close(0);
+  });
+
+  test("knows which prefixes an engine holds, and forgets them with it", async () => {
+    const { made, set, prefixNews } = scriptedEngines(new ManualClock());
+    set.setDesired([desired("a")]);
+    await settle();
+    made[0]?.prefixes?.onChange({ added: [1, 2, 3], removed: [], cut: 0 });
+    made[0]?.prefixes?.onChange({ added: [4], removed: [1], cut: 0 });
+    expect(set.heldPrefixes("a")).toEqual(Uint32Array.of(2, 3, 4));
+    expect(set.heldPrefixes("b")).toBeUndefined();
+    made[0]?.onFailed(boom);
+    await settle();
+    expect(set.heldPrefixes("a")).toEqual(new Uint32Array(0));
+    expect(prefixNews).toEqual([
+      ["a", { added: [1, 2, 3], removed: [], cut: 0 }],
+      ["a", { added: [4], removed: [1], cut: 0 }],
+      ["a", "snapshot"],
+    ]);
     await set.close(0);
   });
 

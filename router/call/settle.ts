@@ -90,7 +90,7 @@ function endSpan(settlement: Settlement, span: Span): void {
     "helixmesh.deployment": settlement.deployment,
     "helixmesh.node.id": settlement.nodeId,
     "helixmesh.attempts": settlement.attempts,
-    ...(settlement.ttftMs !== undefined && { "gen_ai.server.time_to_first_token": settlement.ttftMs / 1000 }),
+    ...(settlement.ttftMs !== undefined && { "helixmesh.time_to_first_token_ms": settlement.ttftMs }),
     ...(error && { "error.type": error.row.openAiCode ?? "unknown" }),
   });
   if (outcome === Outcome.FAILED && error) span.fail(error);

@@ -2,7 +2,10 @@ import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
 import type { Clock } from "#kernel/clock.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
 import type { EngineLoad } from "../engine.ts";
+import type { PrefixNews } from "../prefix-news.ts";
 import { nextBatch } from "./batch.ts";
+import { chooseLane } from "./lane-choice.ts";
+import type { LanePrefixes } from "./lane-prefixes.ts";
 import { toWireError, type WireEvent } from "./messages.ts";
 import type { Plan } from "./plan.ts";
 import { Lane, Sequence, type SequenceParts } from "./sequence.ts";
@@ -17,6 +20,9 @@ export interface DecodeLoopOptions extends SequenceParts {
   readonly clock: Clock;
   /** All that one decode step brought, or several short ones, in one call. */
   onStep(events: readonly WireEvent[], load: EngineLoad): void;
+  /** Undefined where nobody wants to know what the cache holds. */
+  readonly prefixes: LanePrefixes | undefined;
+  onPrefixes(news: PrefixNews): void;
   /** The context is broken; nothing more can be decoded. */
   onBroken(error: unknown): void;
 }
@@ -26,11 +32,6 @@ interface Waiting {
   readonly plan: Plan;
 }
 
-/**
- * Tokens that a prefix must save before a higher lane is taken for it: lanes with gaps between them are decoded in
- * several passes (2 lanes 22 %, 4 lanes 32 % slower than without a gap), which a few saved tokens do not make good.
- */
-const smallPrefix = 16;
 interface Drawn {
   readonly sequence: Sequence;
   readonly events: readonly WireEvent[];
@@ -54,6 +55,7 @@ export class DecodeLoop {
   #stepTimeUs = 0;
   #prefillRate = 0;
   #running = false;
+  #admissions = 0;
   /** The step before evaluated a block of an exact prompt. */
   #afterBlock = false;
 
@@ -106,6 +108,7 @@ export class DecodeLoop {
       await this.#step();
     }
     this.#outlet.flush();
+    this.#tellPrefixes();
     this.#running = false;
   }
 
@@ -121,21 +124,16 @@ export class DecodeLoop {
     for (;;) {
       const next = this.#waiting[0];
       if (!next) return;
-      const { promptTokens } = next.plan;
-      let best: Lane | undefined;
-      let cachedTokens = 0;
-      for (const lane of this.#lanes) {
-        if (lane.sequence) continue;
-        const shared = lane.sharedPrefix(next.plan);
-        if (best && shared < cachedTokens + smallPrefix) continue;
-        [best, cachedTokens] = [lane, shared];
-      }
-      if (!best) return;
+      const choice = chooseLane(this.#lanes, next.plan);
+      if (!choice) return;
       this.#waiting.shift();
-      cachedTokens = this.#keepPrefix(best, cachedTokens);
-      best.begin(next.plan, cachedTokens);
-      const sequence = new Sequence(next.id, next.plan, best, this.#options);
-      best.sequence = sequence;
+      const { lane } = choice;
+      const { promptTokens } = next.plan;
+      const cachedTokens = this.#keepPrefix(lane, choice.shared);
+      lane.begin(next.plan, cachedTokens, ++this.#admissions);
+      this.#options.prefixes?.set(lane.index, next.plan.blocks, cachedTokens, promptTokens.length);
+      const sequence = new Sequence(next.id, next.plan, lane, this.#options);
+      lane.sequence = sequence;
       this.#outlet.push({ kind: "started", id: next.id, promptTokens: promptTokens.length, cachedTokens });
       if (next.plan.echo !== "") this.#outlet.push({ kind: "tokens", id: next.id, text: next.plan.echo, tokenIds: [] });
       const replayed: WireEvent[] = [];
@@ -150,6 +148,7 @@ export class DecodeLoop {
     const { context } = this.#options;
     if (shared > 0 && context.removeTokenCellsFromSequence(lane.index, shared, -1)) return shared;
     context.disposeSequence(lane.index);
+    this.#options.prefixes?.set(lane.index, new Uint32Array(0), 0, 1);
     return 0;
   }
 
@@ -180,7 +179,7 @@ export class DecodeLoop {
     this.#outlet.stepEnded();
     await decoded;
     const decodedMs = clock.monotonicMs();
-    for (const { lane, count } of parts) lane.evaluated += count;
+    for (const { lane, count } of parts) this.#noteEvaluated(lane, count);
     for (const lane of padding) lane.evaluated = this.#keepPrefix(lane, lane.evaluated, true);
     if (exactBlock) for (const { lane } of parts) lane.noteExact();
     const outcomes = await Promise.all(queued ?? draw());
@@ -189,11 +188,28 @@ export class DecodeLoop {
       if (ended) sequence.dispose();
     }
     if (prefillTokens > 0) {
+      this.#tellPrefixes();
       const perSecond = (prefillTokens * 1_000) / Math.max(0.001, decodedMs - startedMs);
       this.#prefillRate = average(this.#prefillRate, perSecond);
     } else {
       this.#stepTimeUs = average(this.#stepTimeUs, (clock.monotonicMs() - startedMs) * 1_000);
     }
+  }
+
+  #noteEvaluated(lane: Lane, count: number): void {
+    const { prefixes } = this.#options;
+    const prompt = lane.sequence?.plan.promptTokens.length ?? 0;
+    if (prefixes && lane.evaluated < prompt) {
+      const held = Math.min(prompt, lane.evaluated + count);
+      prefixes.set(lane.index, lane.sequence?.plan.blocks ?? new Uint32Array(0), held, prompt);
+    }
+    lane.evaluated += count;
+  }
+
+  /** Once what was evaluated is in the cache, and seldom more than once a prompt. */
+  #tellPrefixes(): void {
+    const news = this.#options.prefixes?.take();
+    if (news) this.#options.onPrefixes(news);
   }
 
   #load(): EngineLoad {

@@ -90,7 +90,9 @@ export class LlamaCppEngine implements Engine {
       onMessage: (message) => this.#receive(message, logger),
       onExit: (why, lastOutput) => this.#exited(why, lastOutput, logger),
     });
-    this.#worker.send({ kind: "load", options });
+    const { prefixes } = this.#engineOptions;
+    const told = prefixes && { blockBytes: prefixes.blockBytes, maxBlocks: prefixes.maxBlocks };
+    this.#worker.send({ kind: "load", options, prefixes: told });
     return loaded;
   }
 
@@ -211,6 +213,9 @@ export class LlamaCppEngine implements Engine {
         this.#load = message.load;
         this.#heardMs = this.#parts.clock.monotonicMs();
         return this.#step(message.events);
+      case "prefixes":
+        if (this.#state === "ready") this.#engineOptions.prefixes?.onChange(message.news);
+        return;
       case "answer":
         this.#answers.get(message.id)?.resolve(message.response);
         this.#answers.delete(message.id);

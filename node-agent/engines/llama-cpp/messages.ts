@@ -2,11 +2,17 @@ import type { FinishReason } from "#gen/helixmesh/inference/v1/inference_pb.ts";
 import type { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
 import type { EngineLoad } from "../engine.ts";
+import type { PrefixNews, PrefixOptions } from "../prefix-news.ts";
 import type { LlamaCppOptions } from "./llama-cpp-options.ts";
 
 /** To the worker process. Requests travel as protobuf bytes: exact, and cheap to clone. */
 export type ToWorker =
-  | { readonly kind: "load"; readonly options: LlamaCppOptions }
+  | {
+      readonly kind: "load";
+      readonly options: LlamaCppOptions;
+      /** Undefined when nobody wants to know what the cache holds. */
+      readonly prefixes: PrefixOptions | undefined;
+    }
   /** All that one event-loop turn brought. */
   | { readonly kind: "calls"; readonly calls: readonly CallCommand[] }
   | { readonly kind: "embed"; readonly id: number; readonly request: Uint8Array }
@@ -32,6 +38,7 @@ export type FromWorker =
   | { readonly kind: "refused-load"; readonly error: WireError }
   /** One decode step for all sequences, or several short ones. */
   | { readonly kind: "step"; readonly events: readonly WireEvent[]; readonly load: EngineLoad }
+  | { readonly kind: "prefixes"; readonly news: PrefixNews }
   | { readonly kind: "answer"; readonly id: number; readonly response: Uint8Array }
   | { readonly kind: "refused"; readonly id: number; readonly error: WireError }
   | { readonly kind: "log"; readonly level: string; readonly message: string };

@@ -10,6 +10,7 @@ import type { Random } from "#kernel/random.ts";
 import { cannotContinue } from "../continuation.ts";
 import type { ChatTemplate } from "./chat-template.ts";
 import { textOfPart } from "./control-texts.ts";
+import type { LanePrefixes } from "./lane-prefixes.ts";
 import type { GrammarState, NativeModel, SamplerConfig } from "./native.ts";
 import { outputGrammar } from "./output-grammar.ts";
 import type { Vocabulary } from "./vocabulary.ts";
@@ -17,6 +18,8 @@ import type { Vocabulary } from "./vocabulary.ts";
 /** A request, checked and turned into what the decode loop needs. */
 export interface Plan {
   readonly promptTokens: Uint32Array;
+  /** The prompt's blocks (kernel/prompt-blocks); none where nobody wants to know what the cache holds. */
+  readonly blocks: Uint32Array;
   /** What an engine elsewhere generated already; empty for a new call. */
   readonly generated: Uint32Array;
   /** At least 1; the context's end is within it. */
@@ -41,6 +44,7 @@ export interface PlannerParts {
   readonly model: NativeModel;
   readonly vocabulary: Vocabulary;
   readonly template: ChatTemplate;
+  readonly prefixes: LanePrefixes | undefined;
   /** Tokens one sequence may use. */
   readonly contextTokens: number;
   readonly random: Random;
@@ -86,6 +90,7 @@ export class Planner {
     this.#checkGenerated(generated, maxTokens, grammar?.state);
     return {
       promptTokens,
+      blocks: this.#parts.prefixes?.blocks(request) ?? new Uint32Array(0),
       generated,
       maxTokens,
       sampling: grammar ? { ...sampling, grammarEvaluationState: grammar.state.native } : sampling,

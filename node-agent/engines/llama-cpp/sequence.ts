@@ -20,6 +20,8 @@ export class Lane {
   evaluated = 0;
   /** Of these, tokens at the beginning that were evaluated in whole blocks of exact sequences. */
   exact = 0;
+  /** As in ChoosableLane. */
+  usedAt = 0;
   sequence: Sequence | undefined;
 
   constructor(index: number, contextTokens: number) {
@@ -28,10 +30,11 @@ export class Lane {
   }
 
   /** Takes a call's tokens, of which the first `evaluated` are in the KV cache already. */
-  begin({ promptTokens, generated }: Plan, evaluated: number): void {
+  begin({ promptTokens, generated }: Plan, evaluated: number, usedAt: number): void {
     this.tokens.set(promptTokens);
     this.tokens.set(generated, promptTokens.length);
     this.length = promptTokens.length + generated.length;
+    this.usedAt = usedAt;
     this.evaluated = evaluated;
     this.exact = Math.min(this.exact, evaluated);
   }

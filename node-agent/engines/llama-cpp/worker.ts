@@ -15,6 +15,8 @@ import { systemRandom } from "#kernel/random.ts";
 import { ChatTemplate } from "./chat-template.ts";
 import { DecodeLoop } from "./decode-loop.ts";
 import { Embedder } from "./embedder.ts";
+import type { PrefixOptions } from "../prefix-news.ts";
+import { LanePrefixes } from "./lane-prefixes.ts";
 import type { LlamaCppOptions } from "./llama-cpp-options.ts";
 import { type CallCommand, type FromWorker, type ToWorker, toWireError } from "./messages.ts";
 import { type AddonContext, NativeModel } from "./native.ts";
@@ -44,7 +46,7 @@ async function receive(message: ToWorker): Promise<void> {
   switch (message.kind) {
     case "load":
       try {
-        ready = await load(message.options);
+        ready = await load(message.options, message.prefixes);
         send({ kind: "loaded", capabilities: ready.capabilities });
       } catch (error) {
         send({ kind: "refused-load", error: toWireError(loadError(error)) });
@@ -92,7 +94,7 @@ async function answer(id: number, make: (ready: Ready) => Promise<Uint8Array>): 
   }
 }
 
-async function load(options: LlamaCppOptions): Promise<Ready> {
+async function load(options: LlamaCppOptions, told: PrefixOptions | undefined): Promise<Ready> {
   const model = await NativeModel.load({
     path: options.modelPath,
     gpu: options.gpu,
@@ -119,7 +121,8 @@ async function load(options: LlamaCppOptions): Promise<Ready> {
   if (!model.embedsOnly) await warm(context, vocabulary);
   send({ kind: "progress", state: "warming", share: 1 });
 
-  const planner = new Planner({ model, vocabulary, template, contextTokens, random: systemRandom });
+  const prefixes = told && new LanePrefixes(parallelSequences, told);
+  const planner = new Planner({ prefixes, model, vocabulary, template, contextTokens, random: systemRandom });
   const embeddingTokens = Math.min(contextTokens, options.embeddingTokens);
   const capabilities = create(EngineCapabilitiesSchema, {
     generate: !model.embedsOnly,
@@ -147,6 +150,8 @@ async function load(options: LlamaCppOptions): Promise<Ready> {
       inOrder: options.samplingThreads === 1,
       clock: systemClock,
       onStep: (events, load) => send({ kind: "step", events, load }),
+      prefixes,
+      onPrefixes: (news) => send({ kind: "prefixes", news }),
       onBroken: fail,
     }),
     embedder: new Embedder({ model, vocabulary, planner, contextTokens: embeddingTokens, threads }),

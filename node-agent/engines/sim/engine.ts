@@ -8,11 +8,13 @@ import {
   type EmbedResponse,
   EmbedResponseSchema,
   FinishReason,
+  type GenerateRequest,
 } from "#gen/helixmesh/inference/v1/inference_pb.ts";
 import { DesiredReplicaSchema } from "#gen/helixmesh/node/v1/node_pb.ts";
 import { type EngineCapabilities, EngineCapabilitiesSchema } from "#gen/helixmesh/type/v1/type_pb.ts";
 import { type Clock, type Timer, sleep } from "#kernel/clock.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
+import { promptBlocks } from "#kernel/prompt-blocks.ts";
 import type { Random } from "#kernel/random.ts";
 import { StopMatcher } from "../../output/stop-strings.ts";
 import { cannotContinue } from "../continuation.ts";
@@ -28,12 +30,15 @@ import {
   simVocabularySize,
 } from "./language.ts";
 import { type SimOptions, readSimOptions } from "./options.ts";
+import { PrefixCache } from "./prefix-cache.ts";
 import { type SimRequest, promptTokens, readSimRequest } from "./request.ts";
 
 interface Sequence {
   readonly id: number;
   readonly request: SimRequest;
   readonly stops: StopMatcher;
+  /** Of its prompt; none while nobody wants to know what the cache holds. */
+  readonly blocks: Uint32Array;
   state: TokenState;
   prefillLeft: number;
   generated: number;
@@ -41,6 +46,10 @@ interface Sequence {
   replay: readonly number[];
   cancelled: boolean;
 }
+
+/** KV cells that a prompt block is taken to need when the cache's size is modelled. */
+const tokensOfBlock = 64;
+const noBlocks = new Uint32Array(0);
 
 /** Engine time that one turn of the event loop may catch up, milliseconds; more is forgiven, as a stalled host would. */
 const mostCatchUpMs = 100;
@@ -63,6 +72,7 @@ export class SimEngine implements Engine {
   #queue: Sequence[] = [];
   #running: Sequence[] = [];
   readonly #byId = new Map<number, Sequence>();
+  #prefixes: { readonly cache: PrefixCache; blocks(request: GenerateRequest): Uint32Array } | undefined;
   #kvReserved = 0;
   #kvUsed = 0;
   #stepUs = 0;
@@ -82,6 +92,12 @@ export class SimEngine implements Engine {
 
   async load(onState: (state: "loading" | "warming", progress: number) => void): Promise<EngineCapabilities> {
     this.#options = readSimOptions(this.#engine.replica);
+    const { prefixes } = this.#engine;
+    if (prefixes) {
+      const most = Math.min(prefixes.maxBlocks, Math.floor(this.#options.kvTokens / tokensOfBlock));
+      const blocks = (request: GenerateRequest): Uint32Array => promptBlocks(request, prefixes.blockBytes, most + 1);
+      this.#prefixes = { cache: new PrefixCache(most), blocks };
+    }
     onState("loading", 0);
     if (this.#options.loadMs > 0) await sleep(this.#clock, this.#options.loadMs * this.#options.timeScale);
     onState("warming", 1);
@@ -124,6 +140,7 @@ export class SimEngine implements Engine {
       id: call.id,
       request,
       stops: new StopMatcher(call.request.stop),
+      blocks: this.#prefixes?.blocks(call.request) ?? noBlocks,
       state: generated.reduce(advance, initialState(request.prompt, request.seed)),
       prefillLeft: request.prompt.length + generated.length,
       generated: generated.length,
@@ -233,11 +250,14 @@ export class SimEngine implements Engine {
       } else if (this.#running.length < parallelSequences && this.#kvReserved + need <= kvTokens) {
         this.#running.push(sequence);
         this.#kvReserved += need;
+        const cachedTokens = this.#cachedTokens(sequence);
+        sequence.prefillLeft -= cachedTokens;
+        this.#kvUsed += cachedTokens;
         events.push({
           kind: "started",
           id: sequence.id,
           promptTokens: sequence.request.prompt.length,
-          cachedTokens: 0,
+          cachedTokens,
         });
         if (sequence.replay.length > 0) this.#replay(sequence, events);
       } else break;
@@ -255,6 +275,12 @@ export class SimEngine implements Engine {
     if (events.length > 0) this.#engine.onStep(events);
   }
 
+  /** In proportion to the blocks that are held: bytes are not tokens. The last token is always evaluated. */
+  #cachedTokens({ blocks, request }: Sequence): number {
+    const matched = this.#prefixes?.cache.matched(blocks) ?? 0;
+    return Math.floor((request.prompt.length * matched) / (blocks.length + 1));
+  }
+
   /** Says the text of the tokens that came with the call again, and ends the call if they ended it. */
   #replay(sequence: Sequence, events: StepEvent[]): void {
     const { stops, generated, request } = sequence;
@@ -265,8 +291,6 @@ export class SimEngine implements Engine {
     events.push({ kind: "tokens", id: sequence.id, text: whole, tokenIds: [], logprobs: [] });
     if (!stopped && !full) return;
     const reason = stopped || request.lengthIsNatural ? FinishReason.STOP : FinishReason.LENGTH;
-    // Nothing of its prompt was evaluated.
-    this.#kvUsed += request.prompt.length - sequence.prefillLeft + generated;
     events.push(this.#endRunning(sequence, { kind: "finished", reason }));
     this.#running.pop();
   }
@@ -310,8 +334,11 @@ export class SimEngine implements Engine {
       if (sequence.cancelled) continue;
       sequence.prefillLeft -= tokens;
       this.#kvUsed += tokens;
+      if (sequence.prefillLeft === 0) this.#prefixes?.cache.hold(sequence.blocks);
     }
     this.#chunk = [];
+    const news = this.#prefixes?.cache.take();
+    if (news) this.#engine.prefixes?.onChange(news);
     if (ended) this.#running = this.#running.filter((sequence) => this.#byId.has(sequence.id));
     if (events.length > 0) this.#engine.onStep(events);
     const { crashAfterTokens } = this.#options;
