@@ -27,8 +27,9 @@ describe("a lock file", () => {
     expect(await takeLockFile(path)).toMatchObject({ kind: "taken" });
   });
 
-  test("has one holder among many that take over a dead one's at once", async () => {
+  test.each(["lock", "lock.next"])("has one holder among many that at once take over a dead one's %s", async (name) => {
     await writeFile(path, JSON.stringify(gone));
+    await writeFile(join(dir, name), JSON.stringify(gone));
     const outcomes = await Promise.all(Array.from({ length: 50 }, () => takeLockFile(path)));
     expect(outcomes.filter(({ kind }) => kind === "taken")).toHaveLength(1);
     expect(await readdir(dir)).toEqual(["lock"]);
