@@ -1,4 +1,4 @@
-import { createHash, randomBytes, timingSafeEqual } from "node:crypto";
+import { hash, randomBytes, timingSafeEqual } from "node:crypto";
 
 /**
  * A key is `hm_<id>_<secret>`: 12 hex digits that may be shown, 48 hex digits (192 bits) that may not. At rest only
@@ -34,5 +34,5 @@ export function sameSecret(a: Uint8Array, b: Uint8Array): boolean {
 }
 
 export function sha256(text: string): Uint8Array {
-  return createHash("sha256").update(text).digest();
+  return hash("sha256", text, "buffer");
 }
