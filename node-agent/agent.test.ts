@@ -1,7 +1,7 @@
 import { mkdtemp, rm, stat, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { create } from "@bufbuild/protobuf";
+import { create, toBinary } from "@bufbuild/protobuf";
 import { createClient } from "@connectrpc/connect";
 import { createGrpcTransport } from "@connectrpc/connect-node";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
@@ -9,12 +9,13 @@ import { Health, HealthCheckResponse_ServingStatus } from "#gen/grpc/health/v1/h
 import { ServerReflection } from "#gen/grpc/reflection/v1/reflection_pb.ts";
 import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
 import { GenerateRequestSchema } from "#gen/helixmesh/inference/v1/inference_pb.ts";
-import { LinkService, Method } from "#gen/helixmesh/link/v1/link_pb.ts";
+import { type ConnectResponse, LinkService, Method, type PrefixDigest } from "#gen/helixmesh/link/v1/link_pb.ts";
 import { type DesiredReplica, DesiredReplicaSchema } from "#gen/helixmesh/node/v1/node_pb.ts";
 import { EngineKind, ReplicaState } from "#gen/helixmesh/type/v1/type_pb.ts";
 import { systemClock } from "#kernel/clock.ts";
 import { silentLogger } from "#kernel/log.ts";
 import { Metrics } from "#kernel/metrics.ts";
+import { promptBlocks } from "#kernel/prompt-blocks.ts";
 import { systemRandom } from "#kernel/random.ts";
 import type { RunningService } from "#kernel/run-service.ts";
 import { loadSettings } from "#kernel/settings.ts";
@@ -138,6 +139,31 @@ describe("the agent", () => {
     const end = await moved.ended;
     expect(moved.responses).toEqual(whole.responses.slice(4));
     expect({ ...end.usage, here: moved.tokens() }).toMatchObject({ completionTokens: 5, here: 2 });
+  });
+
+  test("tells routers what its engines hold of prompts, also those that connect later or lost track", async () => {
+    const controlPlane = await startControlPlane([sim("r1")]);
+    const agent = await start(controlPlane.port, { "prefix-block-bytes": "64" });
+    await controlPlane.until(isReady(controlPlane, "r1"));
+    const router = connect(agent.linkPort);
+    const hello = await router.hello();
+    expect(hello.frame).toMatchObject({ value: { prefixBlockBytes: 64 } });
+    const input = { case: "prompt" as const, value: "A fox and an owl. ".repeat(20) };
+    const request = create(GenerateRequestSchema, { model: "m", input, maxOutputTokens: 2 });
+    const call = { replicaId: "r1", method: Method.GENERATE, request: toBinary(GenerateRequestSchema, request) };
+    expect((await router.start(call).ended).reason).toBe(Reason.UNSPECIFIED);
+    const wanted = String(promptBlocks(request, 64, 1_000).sort());
+    const holdsAll = (fits: (digest: PrefixDigest) => boolean) => (frame: ConnectResponse) =>
+      frame.frame.case === "step" &&
+      frame.frame.value.prefixes.some(
+        (digest) => fits(digest) && String(Uint32Array.from(digest.added).sort()) === wanted,
+      );
+    await router.frame(holdsAll(() => true));
+    router.send({ case: "calls", value: { resendPrefixes: ["r1"] } });
+    await router.frame(holdsAll((digest) => digest.snapshot && digest.sequence > 1n));
+    const late = connect(agent.linkPort);
+    await late.hello();
+    await late.frame(holdsAll((digest) => digest.snapshot && digest.sequence === 1n));
   });
 
   test("drains a replica that is no longer desired and starts the new one", async () => {

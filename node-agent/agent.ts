@@ -16,7 +16,7 @@ import { engineFor } from "./engines/create-engine.ts";
 import type { PrefixNews } from "./engines/prefix-news.ts";
 import { Host } from "./host/index.ts";
 import { checkNodeName, parseEngines, parseLabels } from "./identity-settings.ts";
-import { LinkServer, noPrefixes } from "./link/index.ts";
+import { LinkServer } from "./link/index.ts";
 import { fetchModel } from "./models/index.ts";
 import { ReplicaSet, observeEngines } from "./replicas/index.ts";
 import type { agentSettings } from "./settings.ts";
@@ -52,7 +52,8 @@ export async function startAgent(
   const prefixes = {
     blockBytes: settings.prefixBlockBytes,
     maxBlocks: settings.maxPrefixBlocks,
-    onChange(_replicaId: string, change: PrefixNews | "snapshot") {
+    onChange(replicaId: string, change: PrefixNews | "snapshot") {
+      linkServer.prefixesChanged(replicaId, change);
       if (change !== "snapshot" && change.cut > 0) prefixCuts.inc(change.cut);
     },
   };
@@ -101,7 +102,11 @@ export async function startAgent(
     identity,
     replicas: () => replicas.infos(),
     readLoads: () => replicas.loads(),
-    prefixes: noPrefixes,
+    prefixes: {
+      blockBytes: settings.prefixBlockBytes,
+      replicaIds: () => (settings.prefixBlockBytes > 0 ? replicas.ids() : []),
+      held: (replicaId) => replicas.heldPrefixes(replicaId),
+    },
     runner,
     limits: {
       links: settings.maxLinks,

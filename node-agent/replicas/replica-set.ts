@@ -54,6 +54,10 @@ export class ReplicaSet {
     return [...this.#replicas.values()].map((replica) => replica.readLoad());
   }
 
+  ids(): Iterable<string> {
+    return this.#replicas.keys();
+  }
+
   /** Prompt prefixes that the replica's engine holds now; undefined when there is no such replica. */
   heldPrefixes(replicaId: string): Uint32Array | undefined {
     return this.#replicas.get(replicaId)?.heldPrefixes();
