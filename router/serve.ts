@@ -6,6 +6,7 @@ import { Backoff } from "#kernel/backoff.ts";
 import { sleep } from "#kernel/clock.ts";
 import { listenError } from "#kernel/listen-error.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
+import { defaultBlockBytes } from "#kernel/prompt-blocks.ts";
 import type { RunningService, ServiceParts, ServiceSettings } from "#kernel/run-service.ts";
 import { loadTls } from "#kernel/tls.ts";
 import { makeFolder } from "#kernel/make-folder.ts";
@@ -16,12 +17,15 @@ import { createCalls } from "./call/router-calls.ts";
 import { createSettle } from "./call/settle.ts";
 import { createControlClient } from "./discovery/control-client.ts";
 import { SnapshotFile } from "./discovery/snapshot-file.ts";
+import type { IndexedSnapshot } from "./discovery/snapshot.ts";
 import { Discovery } from "./discovery/watch.ts";
 import { openDoors } from "./doors/index.ts";
 import { NodeSubset } from "./link/node-subset.ts";
 import { LinkPool } from "./link/pool.ts";
 import { createWireLinkTransport } from "./link/wire-transport.ts";
-import { policies } from "./routing/policies/index.ts";
+import { PrefixIndex } from "./routing/prefix-index.ts";
+import { Routes } from "./routing/routes.ts";
+import { routingMetrics } from "./routing/routing-metrics.ts";
 import type { routerSettings } from "./settings.ts";
 import { openUsage } from "./usage/ship.ts";
 
@@ -52,28 +56,45 @@ export async function serveRouter(
   });
   const ca = settings.linkCa === undefined ? undefined : await readFile(settings.linkCa);
   const transport = createWireLinkTransport({ ca, connectTimeoutMs, clock });
+  const routing = routingMetrics(metrics);
+  const prefixes = new PrefixIndex({ maxEntries: settings.prefixEntries, random, metrics: routing });
   const pool = new LinkPool({
     routerId,
     subset,
     transport,
     connectTimeoutMs,
-    onPrefixes: () => "ok",
-    onForget: () => {},
+    onPrefixes: (nodeId, digest, blockBytes) =>
+      // Blocks of another size have other hashes: what the agent says cannot be compared with any prompt here.
+      blockBytes === defaultBlockBytes ? prefixes.apply(nodeId, digest) : "ok",
+    onForget: (nodeId) => prefixes.forget(nodeId),
     ...parts,
   });
-  discovery.onChange((snapshot) => pool.follow(snapshot));
-  pool.follow(discovery.snapshot);
+  const routes = new Routes({
+    lookup: (nodeId, replicaId) => pool.replica(nodeId, replicaId),
+    prefixes,
+    policy: settings.policy,
+    blockBytes: defaultBlockBytes,
+    clock,
+    random,
+    metrics: routing,
+  });
+  // First of all listeners: a call that waits for a replica must find it there when it hears of it.
+  pool.onChange((nodeId) => routes.linkChanged(nodeId));
+  const follow = (snapshot: IndexedSnapshot): void => {
+    routes.follow(snapshot);
+    pool.follow(snapshot);
+  };
+  discovery.onChange(follow);
+  follow(discovery.snapshot);
 
   const limits = new Limits(settings, metrics);
   const calls = callMetrics(metrics);
-  const policy = policies[settings.policy];
-  let turn = 0;
   let draining = false;
   const core = createCalls({
     settings,
     snapshot: () => discovery.snapshot,
     pool,
-    pick: (candidates) => policy(candidates, { random, turn: turn++ }),
+    routes,
     settle: createSettle({ usage, metrics: calls, logger }),
     metrics: calls,
     limits,

@@ -7,6 +7,8 @@ export interface CallMetrics {
   retried(reason: string): void;
   /** A client did not take what was generated for it. */
   slowClientCut(): void;
+  /** A call was not copied to its shadow deployment: as many copies as may run are running. */
+  shadowSkipped(): void;
 }
 
 const latencyBuckets = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60];
@@ -37,6 +39,7 @@ export function callMetrics(metrics: Metrics): CallMetrics {
   const tokens = metrics.counter("router_tokens_total", "Tokens of settled calls.", ["model", "kind"]);
   const retries = metrics.counter("router_retries_total", "Attempts that failed before the first token.", ["reason"]);
   const cut = metrics.counter("router_slow_clients_cut_total", "Calls ended because the client did not read.");
+  const unshadowed = metrics.counter("router_shadows_skipped_total", "Shadow copies not made because too many run.");
   return {
     settled(settlement) {
       const { context, model, outcome, error } = settlement;
@@ -52,5 +55,6 @@ export function callMetrics(metrics: Metrics): CallMetrics {
     },
     retried: (reason) => retries.inc({ reason }),
     slowClientCut: () => cut.inc(),
+    shadowSkipped: () => unshadowed.inc(),
   };
 }

@@ -3,10 +3,10 @@ import type { Clock } from "#kernel/clock.ts";
 import type { Random } from "#kernel/random.ts";
 import type { Span } from "#kernel/trace.ts";
 import type { Permit } from "../admission/limits.ts";
-import type { IndexedSnapshot } from "../discovery/snapshot.ts";
 import type { LinkCall, LinkCallEvents, LinkStart } from "../link/link.ts";
-import type { Candidate } from "../routing/candidate.ts";
-import type { Need, ReplicaView } from "../routing/candidates.ts";
+import type { Need } from "../routing/need.ts";
+import type { ReplicaView } from "../routing/replica-view.ts";
+import type { Routes } from "../routing/routes.ts";
 import type { CallMetrics } from "./call-metrics.ts";
 import type { CallContext } from "./calls.ts";
 import type { Settle } from "./settle.ts";
@@ -37,10 +37,8 @@ export interface CallLinks {
 
 export interface CallParts {
   readonly settings: CallSettings;
-  readonly snapshot: () => IndexedSnapshot;
   readonly pool: CallLinks;
-  /** Chooses one of at least one. */
-  readonly pick: (candidates: readonly Candidate[]) => Candidate;
+  readonly routes: Pick<Routes, "pick" | "shadows">;
   readonly settle: Settle;
   readonly metrics: CallMetrics;
   readonly clock: Clock;
@@ -56,6 +54,10 @@ export interface CallSpec {
   /** The request message, encoded. */
   readonly request: Uint8Array;
   readonly needs: readonly Need[];
+  /** See kernel/prompt-blocks.ts; undefined for methods that cache nothing by prefix. */
+  readonly promptBlocks: Uint32Array | undefined;
+  /** Only this deployment may serve it; undefined means any of the model's. */
+  readonly deployment: string | undefined;
   readonly labels: Readonly<Record<string, string>>;
   readonly sink: ResponseSink;
   readonly permit: Permit;

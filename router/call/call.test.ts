@@ -11,6 +11,9 @@ import { Metrics } from "#kernel/metrics.ts";
 import { seededRandom } from "#kernel/random.ts";
 import { startSpan } from "#kernel/trace.ts";
 import { indexSnapshot } from "../discovery/snapshot.ts";
+import { PrefixIndex } from "../routing/prefix-index.ts";
+import { Routes } from "../routing/routes.ts";
+import { routingMetrics } from "../routing/routing-metrics.ts";
 import type { LinkCallEvents, LinkStart } from "../link/link.ts";
 import { Call } from "./call.ts";
 import { callMetrics } from "./call-metrics.ts";
@@ -23,6 +26,23 @@ class ScriptedLinks implements CallLinks {
   readonly ready = new Set<string>();
   readonly starts: { readonly start: LinkStart; readonly events: LinkCallEvents; cancelled: boolean }[] = [];
   readonly #listeners = new Set<() => void>();
+  /** Each in turn, from r1. */
+  readonly routes: Routes;
+
+  constructor(clock: ManualClock) {
+    const metrics = routingMetrics(new Metrics("test"));
+    const random = seededRandom(1);
+    this.routes = new Routes({
+      lookup: (nodeId, replicaId) => this.replica(nodeId, replicaId),
+      prefixes: new PrefixIndex({ maxEntries: 1_000, random, metrics }),
+      policy: "round-robin",
+      blockBytes: 256,
+      clock,
+      random,
+      metrics,
+    });
+    this.routes.follow(snapshot);
+  }
 
   replica(_nodeId: string, replicaId: string) {
     if (!this.ready.has(replicaId)) return undefined;
@@ -44,6 +64,7 @@ class ScriptedLinks implements CallLinks {
   change(...ready: string[]): void {
     this.ready.clear();
     for (const replicaId of ready) this.ready.add(replicaId);
+    this.routes.linkChanged();
     const listeners = [...this.#listeners];
     for (const listener of listeners) listener();
   }
@@ -103,7 +124,7 @@ class TestClient implements ResponseSink {
 
 function begin(options: { ready?: string[]; settings?: Partial<CallSettings>; timeoutMs?: number } = {}) {
   const clock = new ManualClock();
-  const links = new ScriptedLinks();
+  const links = new ScriptedLinks(clock);
   links.change(...(options.ready ?? []));
   const settlements: Settlement[] = [];
   const client = new TestClient();
@@ -111,9 +132,8 @@ function begin(options: { ready?: string[]; settings?: Partial<CallSettings>; ti
   const call = new Call(
     {
       settings: { ...defaults, ...options.settings },
-      snapshot: () => snapshot,
+      routes: links.routes,
       pool: links,
-      pick: (candidates) => candidates.toSorted((a, b) => (a.replicaId < b.replicaId ? -1 : 1))[0] ?? never(),
       settle: (settlement) => settlements.push(settlement),
       metrics: callMetrics(new Metrics("test")),
       clock,
@@ -130,6 +150,8 @@ function begin(options: { ready?: string[]; settings?: Partial<CallSettings>; ti
       method: Method.GENERATE,
       model: "pocket",
       request: new Uint8Array(),
+      promptBlocks: undefined,
+      deployment: undefined,
       needs: [{ capability: "generate", parameter: "model" }],
       labels: {},
       sink: client,
@@ -253,7 +275,7 @@ describe("a call", () => {
 
   test("waits for the engine of its only replica to come back", () => {
     const { clock, links, ask, settlements } = begin({ ready: ["r1"] });
-    links.ready.clear();
+    links.change();
     ask(0).events.onEnd(end(Reason.ENGINE_FAILED));
     clock.advance(4_000);
     expect(links.starts).toHaveLength(1);

@@ -5,7 +5,8 @@ import type { Timer } from "#kernel/clock.ts";
 import { unreachable } from "#kernel/invariant.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
 import type { LinkCall } from "../link/link.ts";
-import type { Candidate } from "../routing/candidate.ts";
+import type { Picked } from "../routing/routes.ts";
+import type { SentCall } from "../routing/sent-call.ts";
 import type { CallParts, CallSpec } from "./call-parts.ts";
 import { Delivery } from "./delivery.ts";
 import { Placement } from "./placement.ts";
@@ -14,7 +15,8 @@ import type { RunningCall } from "./sink.ts";
 import { Tally } from "./tally.ts";
 
 interface Attempt {
-  readonly candidate: Candidate;
+  readonly picked: Picked;
+  readonly sent: SentCall;
   readonly link: LinkCall;
 }
 
@@ -51,7 +53,7 @@ export class Call implements RunningCall {
   readonly #tally = new Tally();
   #state: CallState = { kind: "placing" };
   /** Where it was dispatched last. */
-  #candidate: Candidate | undefined;
+  #picked: Picked | undefined;
   #attempts = 0;
   #waitedMs = 0;
   #startedSent = false;
@@ -61,7 +63,7 @@ export class Call implements RunningCall {
     this.#parts = parts;
     this.#spec = spec;
     this.#startMs = clock.monotonicMs();
-    this.#placement = new Placement(parts, spec.model, spec.needs);
+    this.#placement = new Placement(parts, spec);
     this.#delivery = new Delivery(spec.sink, settings.maxBufferedBytes);
     const timeoutMs = Math.min(settings.callTimeoutMs, spec.context.timeoutMs ?? Number.POSITIVE_INFINITY);
     this.#deadlineMs = this.#startMs + timeoutMs;
@@ -97,7 +99,7 @@ export class Call implements RunningCall {
     const place = this.#placement.choose();
     switch (place.kind) {
       case "dispatch":
-        return this.#dispatch(place.candidate);
+        return this.#dispatch(place.picked);
       case "wait":
         return this.#wait(place.retryInMs);
       case "refuse":
@@ -140,30 +142,35 @@ export class Call implements RunningCall {
     return true;
   }
 
-  #dispatch(candidate: Candidate): void {
+  #dispatch(picked: Picked): void {
     const { pool, clock } = this.#parts;
-    const { context, method, model, request, span } = this.#spec;
+    const { context, method, request, span } = this.#spec;
     const start = {
       callId: context.callId,
-      replicaId: candidate.replicaId,
+      replicaId: picked.replicaId,
       method,
       request,
       timeoutMs: Math.max(1, this.#deadlineMs - clock.monotonicMs()),
       traceparent: span.traceparent,
-      model,
-      deployment: candidate.deployment,
+      model: picked.model,
+      deployment: picked.deployment,
       relayed: [],
     };
-    const link = pool.start(candidate.nodeId, start, {
+    let sent: SentCall | undefined;
+    const link = pool.start(picked.nodeId, start, {
       onResponse: (bytes, from, to) => this.#onResponse(bytes, from, to),
       onTokens: (count) => this.#onTokens(count),
-      onEnd: (end) => this.#onEnd(end, candidate),
+      onEnd: (end) => {
+        sent?.ended();
+        this.#onEnd(end, picked);
+      },
     });
     // It was ready a moment ago in this same turn, so this cannot be; if it is, waiting is right.
     if (!link) return this.#wait(undefined);
     this.#attempts += 1;
-    this.#candidate = candidate;
-    this.#state = { kind: "dispatched", attempt: { candidate, link } };
+    this.#picked = picked;
+    sent = picked.dispatched();
+    this.#state = { kind: "dispatched", attempt: { picked, sent, link } };
   }
 
   #onResponse(bytes: Uint8Array, start: number, end: number): void {
@@ -174,11 +181,13 @@ export class Call implements RunningCall {
       if (this.#spec.method === Method.GENERATE && bytes[start] === startedTag) {
         this.#state = { kind: "started", attempt };
         this.#tally.started(bytes.subarray(start, end));
+        attempt.sent.admitted(this.#tally.promptTokens);
         // After a retry the client has its Started already.
         if (this.#startedSent) return;
         this.#startedSent = true;
       } else {
         this.#state = { kind: "relaying", attempt };
+        if (this.#spec.method === Method.GENERATE) attempt.sent.firstToken();
       }
     }
     if (!this.#delivery.push(bytes, start, end)) this.#cutSlowClient();
@@ -190,7 +199,7 @@ export class Call implements RunningCall {
     else this.#tally.wasted(count);
   }
 
-  #onEnd(end: CallEnd, candidate: Candidate): void {
+  #onEnd(end: CallEnd, picked: Picked): void {
     const state = this.#state;
     switch (state.kind) {
       case "cancelling":
@@ -218,13 +227,13 @@ export class Call implements RunningCall {
     const advice = isPart ? " What came before is valid but incomplete; call again." : "";
     const error = new MeshError(end.reason, `${end.message}${advice}`, { field: end.field, limit: end.limit });
     const mayRetry = !isPart && this.#attempts < this.#parts.settings.maxAttempts;
-    if (mayRetry && mayRetryElsewhere(end.reason)) this.#retry(candidate, error);
+    if (mayRetry && mayRetryElsewhere(end.reason)) this.#retry(picked, error);
     else this.#fail(error, end.usage);
   }
 
-  #retry(candidate: Candidate, error: MeshError): void {
+  #retry(picked: Picked, error: MeshError): void {
     this.#parts.metrics.retried(error.row.openAiCode ?? "");
-    this.#placement.failed(candidate, error);
+    this.#placement.failed(picked, error);
     this.#tally.restart();
     this.#state = { kind: "placing" };
     this.#place();
@@ -285,9 +294,9 @@ export class Call implements RunningCall {
     const settlement = {
       ...this.#tally.result(usage, this.#startMs),
       context,
-      model,
-      deployment: this.#candidate?.deployment ?? "",
-      nodeId: this.#candidate?.nodeId ?? "",
+      model: this.#picked?.model ?? model,
+      deployment: this.#picked?.deployment ?? "",
+      nodeId: this.#picked?.nodeId ?? "",
       outcome,
       error,
       startedAtMs,

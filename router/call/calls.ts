@@ -7,6 +7,7 @@ import type {
   ModelInfo,
 } from "#gen/helixmesh/inference/v1/inference_pb.ts";
 import type { Principal } from "../admission/authenticate.ts";
+import type { RoutingHints } from "../routing/hints.ts";
 import type { ResponseSink, RunningCall } from "./sink.ts";
 
 /** The doors' names, as usage records, logs and metrics have them. */
@@ -22,6 +23,8 @@ export interface CallContext {
   readonly timeoutMs: number | undefined;
   /** W3C traceparent of the client, if it sent one. */
   readonly traceparent: string | undefined;
+  /** Absent where the caller cannot say anything about it. */
+  readonly routing?: RoutingHints;
 }
 
 /** A request as its door has it. */

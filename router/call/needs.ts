@@ -1,5 +1,5 @@
 import { type GenerateRequest, ToolChoice_Mode } from "#gen/helixmesh/inference/v1/inference_pb.ts";
-import type { Need } from "../routing/candidates.ts";
+import type { Need } from "../routing/need.ts";
 
 /** What an engine must be able to do for this request, with the parameter that asks for it. */
 export function needsOfGenerate(request: GenerateRequest): readonly Need[] {

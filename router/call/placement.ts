@@ -1,13 +1,14 @@
 import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
 import { Backoff } from "#kernel/backoff.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
-import type { Candidate } from "../routing/candidate.ts";
-import { type Need, type ReplicaLookup, findCandidates } from "../routing/candidates.ts";
-import type { CallParts } from "./call-parts.ts";
+import { explainAttributes } from "../routing/explain.ts";
+import type { Need } from "../routing/need.ts";
+import type { PickResult, Picked } from "../routing/routes.ts";
+import type { CallParts, CallSpec } from "./call-parts.ts";
 import { mayRetrySame } from "./retry.ts";
 
 export type Place =
-  | { readonly kind: "dispatch"; readonly candidate: Candidate }
+  | { readonly kind: "dispatch"; readonly picked: Picked }
   /** Until the links change, or for `retryInMs` where the time alone would help. */
   | { readonly kind: "wait"; readonly retryInMs: number | undefined }
   /** Waiting would not help. */
@@ -16,41 +17,72 @@ export type Place =
 /** Where one call may go next, knowing where it has been. */
 export class Placement {
   readonly #parts: CallParts;
-  readonly #model: string;
-  readonly #needs: readonly Need[];
+  readonly #spec: CallSpec;
   /** Replicas that failed this call, with why. */
   readonly #tried = new Map<string, Reason>();
   #backoff: Backoff | undefined;
   #notBeforeMs = 0;
   #lastError: MeshError | undefined;
 
-  constructor(parts: CallParts, model: string, needs: readonly Need[]) {
+  constructor(parts: CallParts, spec: CallSpec) {
     this.#parts = parts;
-    this.#model = model;
-    this.#needs = needs;
+    this.#spec = spec;
   }
 
   choose(): Place {
-    const { snapshot: current, pool, pick, clock } = this.#parts;
-    const snapshot = current();
-    const deployments = snapshot.deploymentsOfModel.get(this.#model) ?? [];
-    const replica: ReplicaLookup = (nodeId, replicaId) => pool.replica(nodeId, replicaId);
-    const found = findCandidates(snapshot, replica, deployments, this.#needs);
-    if (found.kind === "unsupported") return { kind: "refuse", error: unsupported(found.need, this.#model) };
-    if (found.kind === "none-ready") return { kind: "wait", retryInMs: undefined };
-    const { candidates } = found;
-    const fresh = candidates.filter(({ replicaId }) => !this.#tried.has(replicaId));
-    if (fresh.length > 0) return { kind: "dispatch", candidate: pick(fresh) };
-    const again = candidates.filter(({ replicaId }) => mayRetrySame(this.#tried.get(replicaId) ?? Reason.UNSPECIFIED));
+    const fresh = this.#pick(new Set(this.#tried.keys()));
+    switch (fresh.kind) {
+      case "picked":
+        return this.#placed(fresh.picked);
+      case "unsupported":
+        return { kind: "refuse", error: unsupported(fresh.need, this.#spec.model) };
+      case "none-ready":
+        return { kind: "wait", retryInMs: undefined };
+      case "excluded":
+        return this.#again();
+    }
+  }
+
+  /** All that could take it have failed it before. */
+  #again(): Place {
+    const again = this.#pick(
+      new Set([...this.#tried].flatMap(([replicaId, reason]) => (mayRetrySame(reason) ? [] : replicaId))),
+    );
+    if (again.kind === "picked") {
+      const pauseMs = this.#notBeforeMs - this.#parts.clock.monotonicMs();
+      return pauseMs <= 0 ? this.#placed(again.picked) : { kind: "wait", retryInMs: pauseMs };
+    }
     // All that could take it are full: say so now instead of adding to their load.
-    if (again.length === 0 && this.#lastError) return { kind: "refuse", error: this.#lastError };
-    const pauseMs = this.#notBeforeMs - clock.monotonicMs();
-    if (pauseMs <= 0) return { kind: "dispatch", candidate: pick(again) };
-    return { kind: "wait", retryInMs: pauseMs };
+    if (this.#lastError) return { kind: "refuse", error: this.#lastError };
+    return { kind: "wait", retryInMs: undefined };
+  }
+
+  #pick(exclude: ReadonlySet<string>): PickResult {
+    const { model, needs, request, promptBlocks, context, deployment, span } = this.#spec;
+    return this.#parts.routes.pick({
+      model,
+      needs,
+      promptBytes: request.length,
+      promptBlocks,
+      session: context.routing?.session,
+      canary: context.routing?.canary,
+      exclude,
+      deployment,
+      explain: context.routing?.onPlaced !== undefined || isSampled(span.traceparent),
+    });
+  }
+
+  #placed(picked: Picked): Place {
+    const { context, span } = this.#spec;
+    if (picked.explanation) {
+      span.setAttributes(explainAttributes(picked.explanation));
+      context.routing?.onPlaced?.(picked.explanation);
+    }
+    return { kind: "dispatch", picked };
   }
 
   /** The attempt there came to nothing. */
-  failed({ replicaId }: Candidate, error: MeshError): void {
+  failed({ replicaId }: Picked, error: MeshError): void {
     const { clock, random } = this.#parts;
     this.#backoff ??= new Backoff({ initialMs: 25, maxMs: 1_000 }, random);
     this.#lastError = error;
@@ -60,13 +92,18 @@ export class Placement {
 
   /** No replica became ready in `waitedMs`. */
   exhausted(waitedMs: number): MeshError {
-    const waited = `waited ${Math.round(waitedMs)} ms for a ready replica of ${JSON.stringify(this.#model)}`;
+    const waited = `waited ${Math.round(waitedMs)} ms for a ready replica of ${JSON.stringify(this.#spec.model)}`;
     const options = { retryAfterMs: 1_000 };
     const last = this.#lastError;
     if (last) return new MeshError(last.reason, `${last.message} The router then ${waited}.`, options);
     const message = `No replica is ready: the router ${waited}. Try again shortly.`;
     return new MeshError(Reason.NO_READY_REPLICA, message, options);
   }
+}
+
+/** https://www.w3.org/TR/trace-context/#sampled-flag; a call that is traced explains its routing in its span. */
+function isSampled(traceparent: string): boolean {
+  return (Number.parseInt(traceparent.slice(-2), 16) & 1) === 1;
 }
 
 function unsupported(need: Need, model: string): MeshError {

@@ -13,19 +13,24 @@ import {
 import { Method } from "#gen/helixmesh/link/v1/link_pb.ts";
 import { Outcome, ReplicaState } from "#gen/helixmesh/type/v1/type_pb.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
+import { defaultBlockBytes, promptBlocks } from "#kernel/prompt-blocks.ts";
 import { startSpan } from "#kernel/trace.ts";
 import type { Limits } from "../admission/limits.ts";
-import type { Need } from "../routing/candidates.ts";
+import type { IndexedSnapshot } from "../discovery/snapshot.ts";
+import type { Need } from "../routing/need.ts";
 import { resolve } from "../routing/resolve.ts";
 import { Call } from "./call.ts";
-import type { CallParts } from "./call-parts.ts";
+import type { CallParts, CallSettings } from "./call-parts.ts";
 import type { CallContext, Calls } from "./calls.ts";
 import { needsOfEmbed, needsOfGenerate } from "./needs.ts";
 import { onlyResponse } from "./only-response.ts";
 import type { ResponseSink, RunningCall } from "./sink.ts";
+import { type ShadowSettings, Shadows } from "./shadows.ts";
 import { validateCountTokens, validateEmbed, validateGenerate } from "./validate.ts";
 
 export interface RouterCallsParts extends CallParts {
+  readonly settings: CallSettings & ShadowSettings & { readonly prefixBlocks: number };
+  readonly snapshot: () => IndexedSnapshot;
   readonly limits: Limits;
   /** True once the router takes no new calls. */
   readonly draining: () => boolean;
@@ -40,6 +45,7 @@ interface Asked {
   readonly validate: () => void;
   readonly encode: () => Uint8Array;
   readonly needs: () => readonly Need[];
+  readonly promptBlocks: () => Uint32Array | undefined;
 }
 
 export interface RouterCalls extends Calls {
@@ -50,6 +56,7 @@ export interface RouterCalls extends Calls {
 /** The core behind every door: validate → admit → resolve → run. */
 export function createCalls(parts: RouterCallsParts): RouterCalls {
   const open = new Set<Call>();
+  const shadows = new Shadows(parts, open);
 
   function begin(asked: Asked, context: CallContext, sink: ResponseSink): RunningCall {
     const { clock, limits, settle, snapshot, draining } = parts;
@@ -76,12 +83,12 @@ export function createCalls(parts: RouterCallsParts): RouterCalls {
         const { labels, method } = asked;
         const request = asked.encode();
         const needs = asked.needs();
+        const promptBlocks = asked.promptBlocks();
+        const what = { method, model: model.name, request, needs, promptBlocks };
         const call = new Call(parts, {
+          ...what,
           context,
-          method,
-          model: model.name,
-          request,
-          needs,
+          deployment: undefined,
           labels,
           sink,
           permit: {
@@ -95,6 +102,7 @@ export function createCalls(parts: RouterCallsParts): RouterCalls {
         });
         open.add(call);
         call.begin();
+        if (method === Method.GENERATE) shadows.copy(what, context, labels, span);
         return call;
       } catch (error) {
         permit.release();
@@ -119,6 +127,7 @@ export function createCalls(parts: RouterCallsParts): RouterCalls {
         validate: () => validateGenerate(request),
         encode: () => encoded ?? toBinary(GenerateRequestSchema, request),
         needs: () => needsOfGenerate(request),
+        promptBlocks: () => promptBlocks(request, defaultBlockBytes, parts.settings.prefixBlocks),
       };
       return begin(asked, context, sink);
     },
@@ -131,6 +140,7 @@ export function createCalls(parts: RouterCallsParts): RouterCalls {
         validate: () => validateEmbed(request),
         encode: () => toBinary(EmbedRequestSchema, request),
         needs: () => needsOfEmbed,
+        promptBlocks: () => undefined,
       };
       return fromBinary(EmbedResponseSchema, await onlyResponse((sink) => begin(asked, context, sink), signal));
     },
@@ -143,6 +153,7 @@ export function createCalls(parts: RouterCallsParts): RouterCalls {
         validate: () => validateCountTokens(request),
         encode: () => toBinary(CountTokensRequestSchema, request),
         needs: () => [],
+        promptBlocks: () => undefined,
       };
       return fromBinary(CountTokensResponseSchema, await onlyResponse((sink) => begin(asked, context, sink), signal));
     },
@@ -173,7 +184,7 @@ const refused = {
 };
 
 /** Sorted by id. Every key may use every model for now. */
-function listModels({ snapshot: current, pool }: CallParts): readonly ModelInfo[] {
+function listModels({ snapshot: current, pool }: RouterCallsParts): readonly ModelInfo[] {
   const snapshot = current();
   const infos: ModelInfo[] = [];
   const add = (id: string, name: string): void => {

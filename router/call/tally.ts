@@ -23,6 +23,11 @@ export class Tally {
   /** Tokens of the first step; the rest are spread between first and last. */
   #firstTokens = 0;
 
+  /** As Started says it; 0 before. */
+  get promptTokens(): number {
+    return this.#promptTokens;
+  }
+
   /** `encoded` is the one response that is decoded: Started. */
   started(encoded: Uint8Array): void {
     const { event } = fromBinary(GenerateResponseSchema, encoded);

@@ -6,7 +6,7 @@ import {
   ReplicaLoadSchema,
   type ReplicaState,
 } from "#gen/helixmesh/type/v1/type_pb.ts";
-import type { ReplicaView } from "../routing/candidates.ts";
+import type { ReplicaView } from "../routing/replica-view.ts";
 
 /** A replica at the other end of a link. Its load comes with every step and is decoded when somebody looks. */
 export class LinkReplica implements ReplicaView {

@@ -14,7 +14,7 @@ import type { Clock, Timer } from "#kernel/clock.ts";
 import { unreachable } from "#kernel/invariant.ts";
 import type { Logger } from "#kernel/log.ts";
 import { atTurnEnd } from "#kernel/wire/index.ts";
-import type { ReplicaView } from "../routing/candidates.ts";
+import type { ReplicaView } from "../routing/replica-view.ts";
 import { CallQueue, type LinkStart } from "./call-queue.ts";
 import type { LinkMetrics } from "./link-metrics.ts";
 import { LinkReplica } from "./link-replica.ts";

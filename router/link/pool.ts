@@ -5,7 +5,7 @@ import type { Logger } from "#kernel/log.ts";
 import type { Metrics } from "#kernel/metrics.ts";
 import type { Random } from "#kernel/random.ts";
 import type { IndexedSnapshot } from "../discovery/snapshot.ts";
-import type { ReplicaView } from "../routing/candidates.ts";
+import type { ReplicaView } from "../routing/replica-view.ts";
 import type { LinkStart } from "./call-queue.ts";
 import { Link, type LinkCall, type LinkCallEvents } from "./link.ts";
 import { type LinkMetrics, linkMetrics } from "./link-metrics.ts";
@@ -34,7 +34,7 @@ export class LinkPool {
   readonly #links = new Map<string, Link>();
   /** Links of nodes that left or moved, until their last call ended. */
   readonly #retiring = new Set<Link>();
-  readonly #listeners = new Set<() => void>();
+  readonly #listeners = new Set<(nodeId: string | undefined) => void>();
   #closed = false;
 
   constructor(options: PoolOptions) {
@@ -62,7 +62,7 @@ export class LinkPool {
     }
     for (const link of this.#retiring) if (link.kind === "closed") this.#retiring.delete(link);
     // Replicas may have come or gone without any link changing.
-    this.#changed();
+    this.#changed(undefined);
   }
 
   /** Undefined when the replica's link is down or takes no new calls. */
@@ -74,8 +74,11 @@ export class LinkPool {
     return this.#links.get(nodeId)?.start(start, events);
   }
 
-  /** Calls `listener` whenever a replica may have become ready or stopped to be, until the returned function is called. */
-  onChange(listener: () => void): () => void {
+  /**
+   * Calls `listener` whenever a replica may have become ready or stopped to be, with its node or, when it may be of any,
+   * without; in the order of subscription, until the returned function is called.
+   */
+  onChange(listener: (nodeId: string | undefined) => void): () => void {
     this.#listeners.add(listener);
     return () => void this.#listeners.delete(listener);
   }
@@ -109,15 +112,15 @@ export class LinkPool {
       clock,
       logger,
       metrics: this.#metrics,
-      onChange: () => this.#changed(),
+      onChange: () => this.#changed(nodeId),
       onPrefixes: (digest, blockBytes) => onPrefixes(nodeId, digest, blockBytes),
       onForget: () => onForget(nodeId),
     });
   }
 
-  #changed(): void {
+  #changed(nodeId: string | undefined): void {
     // A copy: a call that goes on waiting listens again, and must not be told twice of one change.
     const listeners = [...this.#listeners];
-    for (const listener of listeners) listener();
+    for (const listener of listeners) listener(nodeId);
   }
 }

@@ -1,0 +1,72 @@
+import { newId } from "#kernel/random.ts";
+import { type Span, startSpan } from "#kernel/trace.ts";
+import { Call } from "./call.ts";
+import type { CallParts, CallSettings, CallSpec } from "./call-parts.ts";
+import type { CallContext } from "./calls.ts";
+import type { ResponseSink } from "./sink.ts";
+
+export interface ShadowSettings {
+  /** Copies in flight. */
+  readonly maxShadowCalls: number;
+}
+
+/** Labels of a usage record (type.v1 UsageRecord). */
+const mostLabels = 16;
+
+/** Copies calls to shadow deployments. Nobody gets the copies' answers, and nothing of them reaches the real call. */
+export class Shadows {
+  readonly #parts: CallParts & { readonly settings: CallSettings & ShadowSettings };
+  readonly #open: Set<Call>;
+  #running = 0;
+
+  /** Copies are in `open` while they run, so that a drain cuts them like any call. */
+  constructor(parts: CallParts & { readonly settings: CallSettings & ShadowSettings }, open: Set<Call>) {
+    this.#parts = parts;
+    this.#open = open;
+  }
+
+  copy(
+    what: Pick<CallSpec, "method" | "model" | "request" | "needs" | "promptBlocks">,
+    { door, principal, timeoutMs }: CallContext,
+    labels: Readonly<Record<string, string>>,
+    span: Span,
+  ): void {
+    const { routes, settings, metrics, clock } = this.#parts;
+    for (const deployment of routes.shadows(what.model)) {
+      if (this.#running >= settings.maxShadowCalls) {
+        metrics.shadowSkipped();
+        continue;
+      }
+      // A copy takes what is there: it neither waits for a replica nor tries another.
+      const parts = { ...this.#parts, settings: { ...settings, readyWaitMs: 0, maxAttempts: 1 } };
+      const kept = Object.fromEntries(Object.entries(labels).slice(0, mostLabels - 1));
+      const { traceparent } = span;
+      const call: Call = new Call(parts, {
+        ...what,
+        deployment,
+        context: { callId: newId("shadow"), door, principal, timeoutMs, traceparent },
+        labels: { ...kept, shadow: deployment },
+        sink: nobody,
+        permit: {
+          release: () => {
+            this.#running -= 1;
+            this.#open.delete(call);
+          },
+        },
+        span: startSpan(`shadow ${deployment}`, { kind: "internal", traceparent }),
+        startedAtMs: clock.nowMs(),
+      });
+      this.#running += 1;
+      this.#open.add(call);
+      call.begin();
+    }
+  }
+}
+
+const nobody: ResponseSink = {
+  write: () => true,
+  finish() {},
+  fail() {},
+  cut() {},
+  restart: () => true,
+};

@@ -1,0 +1,28 @@
+import type { Explanation } from "./explain.ts";
+
+/** Header names, lower case. */
+const sessionHeader = "x-helixmesh-session";
+const canaryHeader = "x-helixmesh-canary";
+export const explainHeader = "x-helixmesh-explain";
+
+/** What a caller says, in headers, about where its call should go. */
+export interface RoutingHints {
+  /** Calls with the same value go to the same replica while it has room. */
+  readonly session: string | undefined;
+  /** Goes to the deployments with this canary value. */
+  readonly canary: string | undefined;
+  /** Called when the call is placed, before its first response, each time that it is; absent unless asked for. */
+  readonly onPlaced?: (explanation: Explanation) => void;
+}
+
+/** Reads the headers. `onPlaced` is kept only if the caller asks to have its routing explained. */
+export function routingHints(
+  header: (name: string) => string | undefined,
+  onPlaced: (explanation: Explanation) => void,
+): RoutingHints {
+  return {
+    session: header(sessionHeader) || undefined,
+    canary: header(canaryHeader) || undefined,
+    ...(header(explainHeader) === "1" && { onPlaced }),
+  };
+}

@@ -1,0 +1,107 @@
+import type { Replica as DiscoveredReplica } from "#gen/helixmesh/discovery/v1/discovery_pb.ts";
+import type { Candidate } from "./candidate.ts";
+import { capabilityBits } from "./need.ts";
+import type { ReadySet } from "./ready-set.ts";
+import type { ReplicaView } from "./replica-view.ts";
+
+/** Share of one observed time to first token in the correction. */
+const learning = 0.2;
+/** After this long without an observation half of a correction is forgotten, so that a replica that was slow is tried again. */
+const halfLifeMs = 30_000;
+/** One observation may move the correction by this factor at most, and all of them no further from 1. */
+const mostCorrection = 8;
+
+/** A replica as the router follows it: its agent's last word, and what this router has sent there since. */
+export class Replica implements Candidate {
+  readonly replicaId: string;
+  readonly nodeId: string;
+  readonly deployment: string;
+  /** Where it is found while it takes calls; see ready-set.ts, which alone writes these. */
+  set: ReadySet | undefined;
+  index = 0;
+  level = 0;
+  levelIndex = 0;
+  able = 0;
+  parallelSequences = 0;
+  running = 0;
+  queued = 0;
+  stepTimeUs = 0;
+  prefillTokensPerS = 0;
+  correction = 1;
+  #load: ReplicaView["load"];
+  #capabilities: ReplicaView["capabilities"];
+  #correctedAtMs = 0;
+  #ownCalls = 0;
+  #othersCalls = 0;
+  #reportedBacklog = 0;
+  /** Of own calls that the engine has not admitted: they are in no report's backlog. */
+  #ownTokens = 0;
+
+  constructor(replica: DiscoveredReplica) {
+    this.replicaId = replica.replicaId;
+    this.nodeId = replica.nodeId;
+    this.deployment = replica.deployment;
+  }
+
+  get calls(): number {
+    return this.#othersCalls + this.#ownCalls;
+  }
+
+  get backlogTokens(): number {
+    return this.#reportedBacklog + this.#ownTokens;
+  }
+
+  /** Takes over what the link knows. False when that is what it knew before. */
+  report({ capabilities, load }: ReplicaView, nowMs: number): boolean {
+    this.forget(nowMs);
+    if (load === this.#load && capabilities === this.#capabilities) return false;
+    this.#load = load;
+    this.#capabilities = capabilities;
+    if (capabilities) {
+      this.able = capabilityBits(capabilities);
+      this.parallelSequences = capabilities.parallelSequences;
+    }
+    this.running = load?.running ?? 0;
+    this.queued = load?.queued ?? 0;
+    this.stepTimeUs = load?.stepTimeUs ?? 0;
+    this.prefillTokensPerS = load?.prefillTokensPerS ?? 0;
+    this.#reportedBacklog = Number(load?.prefillBacklogTokens ?? 0n);
+    // Own calls that are still on their way there make the others look fewer, for one report.
+    this.#othersCalls = Math.max(0, this.running + this.queued - this.#ownCalls);
+    return true;
+  }
+
+  /** A call goes there, with `tokens` to evaluate. */
+  sent(tokens: number): void {
+    this.#ownCalls += 1;
+    this.#ownTokens += tokens;
+  }
+
+  /** The engine took a call that was sent with `tokens`. */
+  admitted(tokens: number): void {
+    this.#ownTokens -= tokens;
+  }
+
+  ended(): void {
+    this.#ownCalls -= 1;
+  }
+
+  /** Learns from one call: its observed time over the one predicted without this correction. */
+  observe(ratio: number, nowMs: number): void {
+    this.forget(nowMs);
+    this.correction = clamp(this.correction * (clamp(ratio) / this.correction) ** learning);
+    this.#correctedAtMs = nowMs;
+  }
+
+  /** Lets the correction fade with time. */
+  forget(nowMs: number): void {
+    if (this.correction === 1) return;
+    this.correction **= 0.5 ** ((nowMs - this.#correctedAtMs) / halfLifeMs);
+    this.#correctedAtMs = nowMs;
+    if (Math.abs(this.correction - 1) < 0.01) this.correction = 1;
+  }
+}
+
+function clamp(factor: number): number {
+  return Math.min(mostCorrection, Math.max(1 / mostCorrection, factor));
+}

@@ -1,0 +1,286 @@
+import type { Deployment } from "#gen/helixmesh/discovery/v1/discovery_pb.ts";
+import { ReplicaState } from "#gen/helixmesh/type/v1/type_pb.ts";
+import type { Clock } from "#kernel/clock.ts";
+import type { Random } from "#kernel/random.ts";
+import type { IndexedSnapshot } from "../discovery/snapshot.ts";
+import { isSaturated } from "./candidate.ts";
+import { DeploymentPool } from "./deployment-pool.ts";
+import { type Explanation, explain } from "./explain.ts";
+import { hashText, mix32 } from "./hash.ts";
+import { type Need, needBits } from "./need.ts";
+import { isPolicyName, policies, type PolicyName } from "./policies/index.ts";
+import type { Choice, PolicyContext } from "./policy.ts";
+import { PoolView } from "./pool-view.ts";
+import type { PrefixIndex } from "./prefix-index.ts";
+import { Replica } from "./replica.ts";
+import type { ReplicaLookup, ReplicaView } from "./replica-view.ts";
+import type { RoutingMetrics } from "./routing-metrics.ts";
+import { SentCall } from "./sent-call.ts";
+import { chooseDeployment, chooseShadows, fallbackModels } from "./split.ts";
+
+/** Blocks whose hash stands for "the beginning of the prompt" where a call has no session: 1 KiB with default blocks. */
+const affinityBlocks = 4;
+/**
+ * Replicas whose load a pick refreshes in turn, besides those it weighs. What this router sends is known at once; what
+ * others send to a replica is so looked at several times for each call that goes there.
+ */
+const sweep = 4;
+const noBlocks = new Uint32Array();
+
+export interface RoutesOptions {
+  /** What the links know. */
+  readonly lookup: ReplicaLookup;
+  readonly prefixes: PrefixIndex;
+  /** For deployments that name none. */
+  readonly policy: PolicyName;
+  /** Bytes of prompt that one block covers. */
+  readonly blockBytes: number;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly metrics: RoutingMetrics;
+}
+
+/** A call that wants a replica. */
+export interface Ask {
+  /** A model's name, resolved. */
+  readonly model: string;
+  readonly needs: readonly Need[];
+  /** Size of the prompt; the encoded request will do. */
+  readonly promptBytes: number;
+  /** See kernel/prompt-blocks.ts; absent where nothing is cached by prefix. */
+  readonly promptBlocks?: Uint32Array | undefined;
+  /** Value of the header x-helixmesh-session. */
+  readonly session?: string | undefined;
+  /** Value of the header x-helixmesh-canary. */
+  readonly canary?: string | undefined;
+  /** Replicas that must not take it. */
+  readonly exclude?: ReadonlySet<string> | undefined;
+  /** Only this one; for shadow copies. */
+  readonly deployment?: string | undefined;
+  /** Say why. */
+  readonly explain?: boolean | undefined;
+}
+
+export interface Picked {
+  readonly replicaId: string;
+  readonly nodeId: string;
+  readonly deployment: string;
+  /** What was asked for, or a fallback. */
+  readonly model: string;
+  /** The call would wait there for another one to end. */
+  readonly saturated: boolean;
+  readonly explanation: Explanation | undefined;
+  /** To be called when the call has gone to the replica; what is returned hears how it fares. */
+  readonly dispatched: () => SentCall;
+}
+
+export type PickResult =
+  | { readonly kind: "picked"; readonly picked: Picked }
+  /** Replicas could take it, but all of them are excluded. */
+  | { readonly kind: "excluded" }
+  /** No replica takes calls now. */
+  | { readonly kind: "none-ready" }
+  /** Every ready replica lacks `need`: waiting would not help. */
+  | { readonly kind: "unsupported"; readonly need: Need };
+
+/**
+ * Where calls go. Follows discovery and the links as they change, so that a pick looks at a handful of replicas
+ * whatever their number: those with the longest prefix, a few by chance, the least loaded, the session's own.
+ */
+export class Routes {
+  readonly #options: RoutesOptions;
+  readonly #pools = new Map<string, DeploymentPool>();
+  readonly #replicas = new Map<string, Replica>();
+  readonly #byNode = new Map<string, Set<Replica>>();
+  #snapshot: IndexedSnapshot | undefined;
+
+  constructor(options: RoutesOptions) {
+    this.#options = options;
+  }
+
+  /** The snapshot changed. Costs a look at every replica; calls cost none. */
+  follow(snapshot: IndexedSnapshot): void {
+    const before = this.#snapshot;
+    this.#snapshot = snapshot;
+    if (before?.replicas !== snapshot.replicas || before.deployments !== snapshot.deployments) {
+      for (const replica of this.#replicas.values()) {
+        const now = snapshot.replicas.get(replica.replicaId);
+        const stays = now?.nodeId === replica.nodeId && now.deployment === replica.deployment;
+        if (!stays || !snapshot.deployments.has(replica.deployment)) this.#drop(replica);
+      }
+      for (const name of this.#pools.keys()) if (!snapshot.deployments.has(name)) this.#pools.delete(name);
+      for (const discovered of snapshot.replicas.values()) {
+        if (this.#replicas.has(discovered.replicaId) || !snapshot.deployments.has(discovered.deployment)) continue;
+        this.#take(new Replica(discovered));
+      }
+    }
+    if (before?.nodes !== snapshot.nodes) {
+      for (const nodeId of before?.nodes.keys() ?? []) {
+        if (!snapshot.nodes.has(nodeId)) this.#options.prefixes.forget(nodeId);
+      }
+    }
+  }
+
+  /** A link, or a replica on it, takes calls now or no longer; of all nodes when none is named. */
+  linkChanged(nodeId?: string): void {
+    const replicas = nodeId === undefined ? this.#replicas.values() : (this.#byNode.get(nodeId) ?? []);
+    for (const replica of replicas) this.#look(replica);
+  }
+
+  /** Chooses a replica for the call among the model's deployments, else among those of its fallback models. */
+  pick(ask: Ask): PickResult {
+    const result = this.#pickModel(ask);
+    if (result.kind === "picked" || result.kind === "unsupported" || ask.deployment !== undefined) return result;
+    for (const model of fallbackModels(this.#deployments(ask.model))) {
+      const fallback = this.#pickModel({ ...ask, model });
+      if (fallback.kind !== "picked") continue;
+      this.#options.metrics.fellBack();
+      return fallback;
+    }
+    return result;
+  }
+
+  /** The deployments that get a copy of a call to the model, by chance. */
+  shadows(model: string): readonly string[] {
+    return chooseShadows(this.#deployments(model), () => this.#options.random.next()).map(({ name }) => name);
+  }
+
+  #pickModel(ask: Ask): PickResult {
+    const bits = needBits(ask.needs);
+    const deployments = this.#deployments(ask.model);
+    const excluded = [...(ask.exclude ?? [])].flatMap((replicaId) => this.#replicas.get(replicaId) ?? []);
+    const canTake = ({ name }: Deployment): boolean => this.#pool(name).able(bits).length > 0;
+    const choose = (): Deployment | undefined => {
+      if (ask.deployment !== undefined) return deployments.find((one) => one.name === ask.deployment && canTake(one));
+      const roll = ask.session === undefined ? this.#options.random.next() : hashText(ask.session) / 2 ** 32;
+      return chooseDeployment(deployments, { canary: ask.canary, roll }, canTake);
+    };
+    const hidden = excluded.filter((replica) => replica.set !== undefined);
+    for (const replica of hidden) this.#pool(replica.deployment).hide(replica);
+    let picked: Picked | undefined;
+    try {
+      const deployment = choose();
+      picked = deployment && this.#pickReplica(ask, bits, deployment);
+    } finally {
+      for (const replica of hidden) this.#pool(replica.deployment).show(replica);
+    }
+    if (picked) return { kind: "picked", picked };
+    if (hidden.length > 0 && choose()) return { kind: "excluded" };
+    for (const { name } of deployments) {
+      const need = this.#pool(name).lacks(ask.needs);
+      if (need) return { kind: "unsupported", need };
+    }
+    return { kind: "none-ready" };
+  }
+
+  #pickReplica(ask: Ask, bits: number, deployment: Deployment): Picked {
+    const { lookup, prefixes, random, clock, metrics, blockBytes } = this.#options;
+    const pool = this.#pool(deployment.name);
+    const refresh = (replica: Replica): void => this.#refresh(replica, pool, lookup(replica.nodeId, replica.replicaId));
+    pool.sweep(sweep, refresh);
+    const promptBlocks = ask.promptBlocks ?? noBlocks;
+    const view = new PoolView({
+      sets: pool.able(bits),
+      ring: () => pool.ring,
+      index: prefixes,
+      replica: (replicaId) => this.#replicas.get(replicaId),
+      refresh,
+      promptBlocks,
+    });
+    const promptTokens = ask.promptBytes * pool.rates.tokensPerByte;
+    const context: PolicyContext = {
+      random,
+      turn: pool.turn++,
+      affinityKey: affinityKey(ask.session, promptBlocks),
+      promptTokens,
+      blockTokens: blockBytes * pool.rates.tokensPerByte,
+      rates: pool.rates,
+    };
+    const named = deployment.routing?.policy ?? "";
+    const policy = isPolicyName(named) ? named : this.#options.policy;
+    const choice = sessionChoice(ask.session, view, context) ?? policies[policy](view, context);
+    const { candidate } = choice;
+    const matchedBlocks = view.matchedBlocks(candidate);
+    metrics.picked(policy, choice.why);
+    if (promptBlocks.length > 0) metrics.prompt(promptBlocks.length, matchedBlocks);
+    const { replicaId, nodeId } = candidate;
+    return {
+      replicaId,
+      nodeId,
+      deployment: deployment.name,
+      model: ask.model,
+      saturated: isSaturated(candidate),
+      explanation: ask.explain
+        ? explain(choice, view, context, { policy, model: ask.model, promptBlocks: promptBlocks.length })
+        : undefined,
+      dispatched: () => {
+        if (promptBlocks.length > 0 && prefixes.picked(nodeId, replicaId, promptBlocks)) metrics.prefixGuessed();
+        const replica = this.#replicas.get(replicaId);
+        const { rates } = pool;
+        const uncachedTokens = Math.max(0, promptTokens - matchedBlocks * context.blockTokens);
+        return new SentCall({ replica, rates, uncachedTokens, promptBytes: ask.promptBytes, clock, metrics });
+      },
+    };
+  }
+
+  #deployments(model: string): readonly Deployment[] {
+    return this.#snapshot?.deploymentsOfModel.get(model) ?? [];
+  }
+
+  #pool(deployment: string): DeploymentPool {
+    let pool = this.#pools.get(deployment);
+    if (!pool) this.#pools.set(deployment, (pool = new DeploymentPool()));
+    return pool;
+  }
+
+  #take(replica: Replica): void {
+    this.#replicas.set(replica.replicaId, replica);
+    let onNode = this.#byNode.get(replica.nodeId);
+    if (!onNode) this.#byNode.set(replica.nodeId, (onNode = new Set()));
+    onNode.add(replica);
+    this.#look(replica);
+  }
+
+  #drop(replica: Replica): void {
+    this.#pool(replica.deployment).dismiss(replica);
+    this.#replicas.delete(replica.replicaId);
+    const onNode = this.#byNode.get(replica.nodeId);
+    onNode?.delete(replica);
+    if (onNode?.size === 0) this.#byNode.delete(replica.nodeId);
+  }
+
+  /** Puts the replica where its link says it belongs. */
+  #look(replica: Replica): void {
+    const view = this.#options.lookup(replica.nodeId, replica.replicaId);
+    const pool = this.#pool(replica.deployment);
+    if (view?.state !== ReplicaState.READY || !view.capabilities) return pool.dismiss(replica);
+    this.#refresh(replica, pool, view);
+    pool.admit(replica);
+  }
+
+  /** Takes over a replica's newest load. Reports come with every decode step, so they are read only where they matter. */
+  #refresh(replica: Replica, pool: DeploymentPool, view: ReplicaView | undefined): void {
+    if (!view || !replica.report(view, this.#options.clock.monotonicMs())) return;
+    replica.set?.update(replica);
+    pool.rates.observeLoad(replica.running, replica.stepTimeUs, replica.prefillTokensPerS);
+  }
+}
+
+/** A session stays where its hash puts it while that replica has room; without, the policy decides. */
+function sessionChoice(
+  session: string | undefined,
+  view: PoolView,
+  { affinityKey }: PolicyContext,
+): Choice | undefined {
+  if (session === undefined || affinityKey === undefined) return undefined;
+  for (const candidate of view.owners(affinityKey, 1)) {
+    if (!isSaturated(candidate)) return { candidate, why: "session", considered: [candidate] };
+  }
+  return undefined;
+}
+
+function affinityKey(session: string | undefined, promptBlocks: Uint32Array): number | undefined {
+  if (session !== undefined) return hashText(session);
+  const hash = promptBlocks[Math.min(affinityBlocks, promptBlocks.length) - 1];
+  return hash === undefined ? undefined : mix32(hash);
+}
