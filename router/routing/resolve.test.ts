@@ -12,6 +12,13 @@ const snapshot = indexSnapshot(
       { name: "small", model: "pocket" },
       { name: "dangling", model: "gone" },
       { name: "idle", model: "pocket" },
+      { name: "tiny", model: "small" },
+      { name: "round", model: "about" },
+      { name: "about", model: "round" },
+      ...Array.from({ length: 10 }, (_, i) => ({ name: `a${i}`, model: `a${i + 1}` })),
+      { name: "b1", model: "a10" },
+      { name: "a10", model: "pocket" },
+      { name: "lost", model: "dangling" },
     ],
     deployments: [{ name: "pocket-a", model: "pocket" }],
   }),
@@ -28,5 +35,18 @@ describe("resolving a model", () => {
     expect(() => resolve(snapshot, name)).toThrow(
       expect.objectContaining({ reason: Reason.MODEL_NOT_FOUND, field: "model" }),
     );
+  });
+
+  test("follows aliases of aliases, up to eight", () => {
+    expect(resolve(snapshot, "tiny").model.name).toBe("pocket");
+    expect(resolve(snapshot, "a3").model.name).toBe("pocket");
+  });
+
+  test.each([
+    ["a2", /more than 8/],
+    ["round", /"round" → "about" → "round" go round in a circle/],
+    ["lost", /"lost" → "dangling" → "gone" ends at "gone"/],
+  ])("says what is wrong with the chain of %j", (name, message) => {
+    expect(() => resolve(snapshot, name)).toThrow(message);
   });
 });
