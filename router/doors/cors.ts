@@ -1,10 +1,16 @@
 import { cors as connectCors } from "@connectrpc/connect";
+import { explainHeader } from "../routing/hints.ts";
 import type { NodeServerRequest, NodeServerResponse } from "#kernel/node-handler.ts";
 
 /** What a page may read of an answer besides its body. */
-const exposed = [...connectCors.exposedHeaders, "x-request-id", "retry-after", "retry-after-ms", "x-should-retry"].join(
-  ", ",
-);
+const exposed = [
+  ...connectCors.exposedHeaders,
+  "x-request-id",
+  explainHeader,
+  "retry-after",
+  "retry-after-ms",
+  "x-should-retry",
+].join(", ");
 /** Seconds a browser may remember a preflight; browsers cap it at two hours. */
 const preflightMaxAge = "7200";
 const longestHeaderList = 2_048;

@@ -2,6 +2,8 @@ import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
 import { parseJson } from "#kernel/json-body.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
 import { forgetRest } from "#kernel/request-rest.ts";
+import { explanationText } from "../../routing/explain.ts";
+import { explainHeader, routingHints } from "../../routing/hints.ts";
 import { modelList, oneModel, readModelId } from "../openai-models/index.ts";
 import { checkContentType, discardRest, readBody } from "./body.ts";
 import type { HttpRequest, HttpResponse, OpenAiDeps } from "./exchange.ts";
@@ -61,6 +63,10 @@ async function answer(
     principal,
     timeoutMs: undefined,
     traceparent: traceparent(request),
+    routing: routingHints(
+      (name) => request.headers[name]?.toString(),
+      (explanation) => reply.header(explainHeader, explanationText(explanation)),
+    ),
   };
   return target.endpoint.answer({ body, context, deps, reply, signal });
 }

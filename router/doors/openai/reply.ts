@@ -18,14 +18,22 @@ export class Reply {
   readonly #options: ReplyOptions;
   /** Set once a request is routed; error bodies name parameters as that endpoint does. */
   door: Door | undefined;
+  /** Of every answer. */
+  readonly #headers: Record<string, string>;
   #gone = false;
 
   constructor(response: HttpResponse, options: ReplyOptions) {
     this.#response = response;
     this.#options = options;
+    this.#headers = { "x-request-id": options.callId };
     response.on("close", () => {
       this.#gone = true;
     });
+  }
+
+  /** For whatever is answered; before anything is. */
+  header(name: string, value: string): void {
+    this.#headers[name] = value;
   }
 
   /** `body` is JSON text. */
@@ -50,7 +58,7 @@ export class Reply {
     this.#response.writeHead(status, {
       "content-type": "application/json",
       "content-length": String(Buffer.byteLength(body)),
-      "x-request-id": this.#options.callId,
+      ...this.#headers,
       ...headers,
     });
     return true;
@@ -58,8 +66,7 @@ export class Reply {
 
   /** Sends status 200: from here on an error can only be an event. `onRoom`: the client caught up. */
   eventStream(onRoom: () => void): EventStream {
-    const { callId, clock, stallTimeoutMs, onStall } = this.#options;
-    const headers = { "x-request-id": callId };
-    return new EventStream(this.#response, { headers, clock, stallTimeoutMs, onStall, onRoom });
+    const { clock, stallTimeoutMs, onStall } = this.#options;
+    return new EventStream(this.#response, { headers: this.#headers, clock, stallTimeoutMs, onStall, onRoom });
   }
 }

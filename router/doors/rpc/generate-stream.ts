@@ -26,6 +26,8 @@ import {
 import type { Principal } from "../../admission/authenticate.ts";
 import type { Calls } from "../../call/calls.ts";
 import type { ResponseSink, RunningCall } from "../../call/sink.ts";
+import { type Explanation, explanationText } from "../../routing/explain.ts";
+import { type RoutingHints, explainHeader, routingHints } from "../../routing/hints.ts";
 import { callIdOf, requestIdHeader } from "../request-id.ts";
 
 export interface GenerateMethodOptions {
@@ -60,6 +62,8 @@ class GenerateStream implements StreamListener, ResponseSink {
   readonly #parts: Parts;
   readonly #callId: string;
   readonly #traceparent: string | undefined;
+  readonly #routing: RoutingHints;
+  #explanation: Explanation | undefined;
   readonly #startMs: number;
   readonly #reader: GrpcMessageReader;
   #principal: Principal | undefined;
@@ -76,6 +80,10 @@ class GenerateStream implements StreamListener, ResponseSink {
     this.#parts = parts;
     this.#callId = callIdOf(headers.get(requestIdHeader));
     this.#traceparent = headers.get("traceparent");
+    this.#routing = routingHints(
+      (name) => headers.get(name),
+      (explanation) => void (this.#explanation = explanation),
+    );
     this.#startMs = parts.clock.monotonicMs();
     this.#reader = new GrpcMessageReader({
       maxBytes: parts.maxBodyBytes,
@@ -152,7 +160,12 @@ class GenerateStream implements StreamListener, ResponseSink {
   #open(): void {
     if (this.#opened) return;
     this.#opened = true;
-    this.#stream.sendHeaders([...grpcResponseFields, [requestIdHeader, this.#callId]]);
+    const explanation = this.#explanation;
+    this.#stream.sendHeaders([
+      ...grpcResponseFields,
+      [requestIdHeader, this.#callId],
+      ...(explanation ? [[explainHeader, explanationText(explanation)] as const] : []),
+    ]);
   }
 
   #take(bytes: Buffer, start: number, end: number): void {
@@ -173,6 +186,7 @@ class GenerateStream implements StreamListener, ResponseSink {
       principal: this.#principal,
       timeoutMs: left === Number.POSITIVE_INFINITY ? undefined : left,
       traceparent: this.#traceparent,
+      routing: this.#routing,
     };
     this.#call = calls.generate({ request: decode(encoded), encoded }, context, this);
   }

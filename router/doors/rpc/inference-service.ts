@@ -6,6 +6,8 @@ import { cutResponse } from "#kernel/rpc-response.ts";
 import type { Principal } from "../../admission/authenticate.ts";
 import type { CallContext, Calls, Door } from "../../call/calls.ts";
 import { Outbox } from "../../call/outbox.ts";
+import { explanationText } from "../../routing/explain.ts";
+import { explainHeader, routingHints } from "../../routing/hints.ts";
 import { requestIdHeader } from "../request-id.ts";
 import { decodedResponse, relayedResponse } from "./relay-bytes.ts";
 
@@ -21,6 +23,10 @@ export function inferenceService(calls: Calls): ServiceImpl<typeof InferenceServ
       door: doorOf(context.protocolName),
       timeoutMs: context.timeoutMs(),
       traceparent: context.requestHeader.get("traceparent") ?? undefined,
+      routing: routingHints(
+        (name) => context.requestHeader.get(name) ?? undefined,
+        (explanation) => context.responseHeader.set(explainHeader, explanationText(explanation)),
+      ),
     };
   }
   return {
