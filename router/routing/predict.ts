@@ -34,8 +34,8 @@ export interface Prediction {
 
 /**
  * What a millisecond lost by a call that already answers weighs against one more to this call's first token. Without it
- * a loaded mesh evaluates prompts anew on whichever node is free and collapses; in the routing benchmark 0.1 gave the
- * best tail of 0, 0.1, 0.5 and 1.
+ * a loaded mesh evaluates prompts anew on whichever node is free: 8 simulated nodes at their limit, three seeds, gave a
+ * goodput of 84 to 99 % with 0 and 98 to 100 % with 0.1, 0.5 or 1, which differ by little more than the seeds do.
  */
 const neighbourWeight = 0.1;
 

@@ -18,6 +18,7 @@ export class DeploymentRates implements Rates {
   tokensPerByte = 0.25;
   bias = 1;
   #calls = 0;
+  #loads = 0;
   #prompts = 0;
   /** Least squares of step time over batch size: weight, Σx, Σy, Σxx, Σxy. */
   #n = 0;
@@ -36,7 +37,10 @@ export class DeploymentRates implements Rates {
   }
 
   observeLoad(running: number, stepTimeUs: number, prefillTokensPerS: number): void {
-    if (prefillTokensPerS > 0) this.prefillTokensPerS += (prefillTokensPerS - this.prefillTokensPerS) * weight;
+    if (prefillTokensPerS > 0) {
+      this.#loads += 1;
+      this.prefillTokensPerS += (prefillTokensPerS - this.prefillTokensPerS) * Math.max(weight, 1 / this.#loads);
+    }
     if (running === 0 || stepTimeUs === 0) return;
     this.#n = this.#n * keep + 1;
     this.#x = this.#x * keep + running;
