@@ -4,6 +4,7 @@ import { runGatewaysBench } from "./gateways.ts";
 import { runLoadBench } from "./load.ts";
 import { runRelayBench } from "./relay.ts";
 import { writeReadmeTables } from "./report.ts";
+import { runRoutingBench } from "./routing.ts";
 
 const benches: Record<string, { readonly about: string; readonly run: (flags: readonly string[]) => Promise<void> }> = {
   engine: { about: "1 and 16 clients stream stories from Pocket: the mesh beside llama-server", run: runEngineBench },
@@ -15,6 +16,10 @@ const benches: Record<string, { readonly about: string; readonly run: (flags: re
   gateways: {
     about: "CPU a request and a token, and prefix hits, beside SMG, LiteLLM, Portkey, nginx and HAProxy (--quick)",
     run: runGatewaysBench,
+  },
+  routing: {
+    about: "8 to 4,000 simulated nodes: hit rate, TTFT and goodput of each routing policy, and what a pick costs",
+    run: runRoutingBench,
   },
   readme: { about: "write the tables of bench/README.md from bench/results", run: writeReadmeTables },
 };
