@@ -8,7 +8,7 @@ import { cpuSecondsOfTree, residentBytesOfTree } from "./process-cpu.ts";
 import { percentile } from "./report.ts";
 
 /** How long the last calls may take after the measured time. */
-const patienceMs = 60_000;
+const patienceMs = 120_000;
 
 /** Of waiting for calls to end, beyond the time that a job says. */
 const longestMs = 20_000;
@@ -18,13 +18,19 @@ async function run(job: Job): Promise<Outcome> {
   const tally = new Tally();
   const residentBefore = residentBytesOfTree(job.pid);
   const load = job.protocol === "grpc" ? await openGrpcLoad(job, tally) : openOpenAiLoad(job, tally);
+  let cpuBefore = cpuSecondsOfTree(job.pid);
+  let startedMs = performance.now();
   const loop = job.arrivalsPerS === undefined ? closedLoop(job, load) : openLoop(job.arrivalsPerS, load);
   try {
-    await enough(job, tally, job.warmUpMs);
-    tally.reset();
-    const cpuBefore = cpuSecondsOfTree(job.pid);
-    const startedMs = performance.now();
-    await enough(job, tally, job.measureMs);
+    if (job.calls === undefined) {
+      await enough(job, tally, job.warmUpMs);
+      tally.reset();
+      cpuBefore = cpuSecondsOfTree(job.pid);
+      startedMs = performance.now();
+      await enough(job, tally, job.measureMs);
+    } else {
+      await loop.idle();
+    }
     const outcome = {
       calls: tally.calls,
       tokens: tally.tokens,
@@ -57,17 +63,24 @@ async function enough({ connections, streams }: Job, tally: Tally, waitMs: numbe
 }
 
 interface Loop {
+  /** Resolves when no call is open. */
+  idle(): Promise<void>;
   /** No new calls; resolves when the last one has ended. */
   stop(): Promise<void>;
 }
 
 /** Every stream is always in use. The first calls start spread over the time that an answer takes. */
-function closedLoop({ connections, streams, tokens, stepMs }: Job, load: Load): Loop {
+function closedLoop({ connections, streams, tokens, stepMs, calls = Infinity }: Job, load: Load): Loop {
   const running = new Running();
+  let left = calls;
   const next = (): void => {
-    if (!running.stopping) running.start(load, performance.now(), next);
+    if (running.stopping || left-- <= 0) return;
+    running.start(load, performance.now(), next);
   };
-  for (let at = 0; at < connections * streams; at++) setTimeout(next, Math.random() * tokens * stepMs);
+  for (let at = 0; at < connections * streams; at++) {
+    if (at === 0 || calls < Infinity) next();
+    else setTimeout(next, Math.random() * tokens * stepMs);
+  }
   return running;
 }
 
@@ -90,22 +103,26 @@ function openLoop(perSecond: number, load: Load): Loop {
 class Running implements Loop {
   stopping = false;
   #count = 0;
-  #idle = (): void => {};
+  #onIdle = (): void => {};
 
   start(load: Load, arrivedMs: number, onDone: () => void): void {
     this.#count += 1;
     load.start(arrivedMs, () => {
       this.#count -= 1;
-      if (this.stopping && this.#count === 0) this.#idle();
       onDone();
+      if (this.#count === 0) this.#onIdle();
     });
   }
 
   async stop(): Promise<void> {
     this.stopping = true;
+    await this.idle();
+  }
+
+  async idle(): Promise<void> {
     if (this.#count === 0) return;
     const { promise, resolve } = Promise.withResolvers<"idle">();
-    this.#idle = () => resolve("idle");
+    this.#onIdle = () => resolve("idle");
     const over = new AbortController();
     const late = sleep(patienceMs, "late" as const, { signal: over.signal }).catch(() => "idle" as const);
     if ((await Promise.race([promise, late])) === "late") {

@@ -22,6 +22,8 @@ export interface Job {
   readonly arrivalsPerS?: number;
   /** Conversations instead of one prompt for all; OpenAI only. */
   readonly trace?: TraceShape;
+  /** Exactly so many, all of them measured, whatever time they take; for comparing what depends on how much was done. */
+  readonly calls?: number;
   readonly warmUpMs: number;
   readonly measureMs: number;
   /** Root of the process tree whose CPU and memory count. */

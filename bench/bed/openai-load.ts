@@ -108,8 +108,9 @@ class Call {
   }
 
   fail(fault: string): void {
-    this.#fault ??= fault;
-    this.#tally.fault(this.#fault);
+    if (this.#fault !== undefined) return;
+    this.#fault = fault;
+    this.#tally.fault(fault);
   }
 
   #event(event: string): void {

@@ -15,6 +15,8 @@ export interface Contestant {
   /** Chat completions over HTTP/1.1. */
   readonly openAiPort: number;
   readonly key: string;
+  /** False: it answers whole chat completions only. */
+  readonly streams?: boolean;
   readonly headers?: Readonly<Record<string, string>>;
   /** Root of its process tree; 0 when there is no process. */
   readonly pid: number;

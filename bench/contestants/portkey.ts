@@ -2,7 +2,10 @@ import type { BackendPorts } from "../bed/backends.ts";
 import { peerPath } from "../tools.ts";
 import { type Contestant, freePort, listening, runFolder, startProgram } from "./contestant.ts";
 
-/** Every call names its provider in headers, since it keeps no configuration; several engines are a load-balance config. */
+/**
+ * Every call names its provider in headers, since it keeps no configuration; several engines are a load-balance config.
+ * Its streams end with HTTP 500 on Node 20 and 24: it changes headers of a fetch response, which are immutable.
+ */
 export async function startPortkey(backends: readonly BackendPorts[]): Promise<Contestant> {
   const folder = runFolder("portkey");
   const openAiPort = await freePort();
@@ -21,5 +24,5 @@ export async function startPortkey(backends: readonly BackendPorts[]): Promise<C
     targets.length === 1
       ? { "x-portkey-provider": "openai", "x-portkey-custom-host": targets[0]?.custom_host ?? "" }
       : { "x-portkey-config": JSON.stringify({ strategy: { mode: "loadbalance" }, targets }) };
-  return { name: "Portkey", openAiPort, key: "none", headers, pid: program.pid, stop: program.stop };
+  return { name: "Portkey", openAiPort, key: "none", streams: false, headers, pid: program.pid, stop: program.stop };
 }
