@@ -8,7 +8,7 @@ const leastRetryMs = 1_000;
 const mostRetryMs = 300_000;
 
 /** Whole seconds, since that is what the header can say; `leastRetryMs` while nothing is measured. */
-export function retryAfterMs(drainMs: number | undefined): number {
+function retryAfterMs(drainMs: number | undefined): number {
   return Math.ceil(Math.min(mostRetryMs, Math.max(leastRetryMs, drainMs ?? 0)) / 1_000) * 1_000;
 }
 
