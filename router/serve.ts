@@ -12,6 +12,8 @@ import { loadTls } from "#kernel/tls.ts";
 import { makeFolder } from "#kernel/make-folder.ts";
 import { authenticate } from "./admission/authenticate.ts";
 import { Limits } from "./admission/limits.ts";
+import { Queues } from "./admission/queues.ts";
+import { Rooms } from "./admission/rooms.ts";
 import { callMetrics } from "./call/call-metrics.ts";
 import { createCalls } from "./call/router-calls.ts";
 import { createSettle } from "./call/settle.ts";
@@ -20,6 +22,7 @@ import { SnapshotFile } from "./discovery/snapshot-file.ts";
 import type { IndexedSnapshot } from "./discovery/snapshot.ts";
 import { Discovery } from "./discovery/watch.ts";
 import { openDoors } from "./doors/index.ts";
+import { Health } from "./failure/health.ts";
 import { NodeSubset } from "./link/node-subset.ts";
 import { LinkPool } from "./link/pool.ts";
 import { createWireLinkTransport } from "./link/wire-transport.ts";
@@ -67,6 +70,7 @@ export async function serveRouter(
       // Blocks of another size have other hashes: what the agent says cannot be compared with any prompt here.
       blockBytes === defaultBlockBytes ? prefixes.apply(nodeId, digest) : "ok",
     onForget: (nodeId) => prefixes.forget(nodeId),
+    onLoad: (nodeId, replicaId) => loaded(nodeId, replicaId),
     ...parts,
   });
   const routes = new Routes({
@@ -88,6 +92,35 @@ export async function serveRouter(
   follow(discovery.snapshot);
 
   const limits = new Limits(settings, metrics);
+  const health = new Health({ settings, ...parts });
+  const rooms = new Rooms({
+    snapshot: () => discovery.snapshot,
+    replica: (nodeId, replicaId) => pool.replica(nodeId, replicaId),
+    avoided: () => health.avoided(),
+  });
+  const queues = new Queues({
+    bounds: {
+      maxEntries: settings.queueEntries,
+      maxBytes: settings.queueBytes,
+      maxWaitMs: settings.queueWaitMs,
+      promoteAfterMs: settings.queuePromoteAfterMs,
+    },
+    room: (deployment) => rooms.of(deployment),
+    clock,
+    metrics,
+  });
+  discovery.onChange(({ replicas, deployments }) => {
+    health.keep(replicas, deployments);
+    rooms.keep(replicas);
+    queues.keep(deployments);
+  });
+  pool.onChange(() => queues.changed());
+  /** Another router's call may have ended there. */
+  function loaded(nodeId: string, replicaId: string): void {
+    if (queues.waiting === 0) return;
+    const { deployment = "" } = discovery.snapshot.replicas.get(replicaId) ?? {};
+    if (!rooms.isFull(nodeId, replicaId)) queues.freed(deployment);
+  }
   const calls = callMetrics(metrics);
   let draining = false;
   const core = createCalls({
@@ -95,6 +128,9 @@ export async function serveRouter(
     snapshot: () => discovery.snapshot,
     pool,
     routes,
+    queues,
+    rooms,
+    health,
     settle: createSettle({ usage, metrics: calls, logger }),
     metrics: calls,
     limits,

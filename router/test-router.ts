@@ -128,8 +128,10 @@ export interface TestMesh {
   readonly port: number;
   readonly control: TestControl;
   readonly agents: readonly TestAgent[];
-  /** Of role INFERENCE. */
+  /** Of role INFERENCE, in project-1. */
   readonly key: string;
+  /** Of role INFERENCE, in project-2. */
+  readonly otherKey: string;
   /** Of role OPERATOR: may not call. */
   readonly operatorKey: string;
   readonly stateDir: string;
@@ -153,6 +155,7 @@ export async function startTestMesh(options: TestMeshOptions = {}): Promise<Test
     agents.push(await TestAgent.start({ ...defaults, ...agent }));
   }
   const key = createApiKey();
+  const otherKey = createApiKey();
   const operatorKey = createApiKey();
   const control = new TestControl(() => ({
     version: 1n,
@@ -167,7 +170,11 @@ export async function startTestMesh(options: TestMeshOptions = {}): Promise<Test
         nodeId: agent.options.nodeId,
       })),
     ),
-    keys: [keyOf(key, KeyRole.INFERENCE), keyOf(operatorKey, KeyRole.OPERATOR)],
+    keys: [
+      keyOf(key, KeyRole.INFERENCE),
+      keyOf(otherKey, KeyRole.INFERENCE, "project-2"),
+      keyOf(operatorKey, KeyRole.OPERATOR),
+    ],
   }));
   await control.listen();
   await writeFile(join(stateDir, "router-key"), createApiKey().text);
@@ -203,6 +210,7 @@ export async function startTestMesh(options: TestMeshOptions = {}): Promise<Test
       control,
       agents,
       key: key.text,
+      otherKey: otherKey.text,
       operatorKey: operatorKey.text,
       stateDir,
       metrics: async () => (await fetch(`${adminUrl}/metrics`)).text(),
@@ -229,6 +237,6 @@ function nodeOf(agent: TestAgent) {
   return { nodeId, linkAddress: agent.address, linkToken, name: nodeId };
 }
 
-function keyOf(key: ApiKey, role: KeyRole) {
-  return { keyId: key.id, secretSha256: key.secretSha256, role, projectId: "project-1", expiresAtMs: 0n };
+function keyOf(key: ApiKey, role: KeyRole, projectId = "project-1") {
+  return { keyId: key.id, secretSha256: key.secretSha256, role, projectId, expiresAtMs: 0n };
 }

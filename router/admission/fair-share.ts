@@ -40,8 +40,8 @@ const maxIdle = 1_024;
  * calls the one with the earliest deadline. This is the virtual token counter of "Fairness in Serving Large Language
  * Models" (OSDI 2024), all tenants weighing the same:
  *
- * - A tenant is charged the tokens of its prompts when they are dispatched and every generated token as it comes, in
- *   whichever class the call waited.
+ * - A tenant is charged the tokens of a prompt when the call has its turn and the generated ones when it ends (per step
+ *   would cost every token of every call), in whichever class it waited.
  * - A tenant that begins to wait is lifted to the least counter of those who wait already, so idleness earns no credit;
  *   when nobody waits, to that of the tenant that waited last.
  *

@@ -1,25 +1,28 @@
 import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
 import type { QueueBounds } from "./queue.ts";
+import type { Room } from "./queues.ts";
 
 /** Bounds of the advice when to come back: soon enough to be useful, and never at once. */
 const leastRetryMs = 1_000;
 const mostRetryMs = 300_000;
 
 /** Whole seconds, since that is what the header can say; `leastRetryMs` while nothing is measured. */
-export function retryAfterMs(drainMs: number | undefined): number {
+function retryAfterMs(drainMs: number | undefined): number {
   return Math.ceil(Math.min(mostRetryMs, Math.max(leastRetryMs, drainMs ?? 0)) / 1_000) * 1_000;
 }
 
 /** Why a call got no turn, for its caller. `drainMs`: how long the queue takes as it drained lately. */
 export interface Refused {
   readonly deployment: string;
+  readonly room: Room;
   readonly drainMs: number | undefined;
 }
 
 export function queueFull(bound: "entries" | "bytes", { maxEntries, maxBytes }: QueueBounds, why: Refused): MeshError {
   const limit = bound === "entries" ? `${maxEntries} waiting calls` : `${maxBytes} bytes of waiting requests`;
-  return overloaded(`all its replicas are busy, and the queue is full (${limit})`, why, limit);
+  const state = why.room === "cold" ? "none of its replicas is ready" : "all its replicas are busy";
+  return overloaded(`${state}, and the queue is full (${limit})`, why, limit);
 }
 
 export function displaced(why: Refused): MeshError {

@@ -18,7 +18,7 @@ function setUp(bounds: Partial<QueueBounds> = {}) {
   const refusals = new Map<string, MeshError>();
   const enter = (name: string, change: Partial<Ask> = {}) =>
     queues.enter(
-      { deployment: "d", tenant: "t", priority: 5, deadlineMs: 1e9, bytes: 100, ...change },
+      { deployment: "d", tenant: "t", priority: 5, deadlineMs: 1e9, bytes: 100, free: false, ...change },
       {
         onTurn() {
           replica.places -= 1;
@@ -140,10 +140,10 @@ describe("queues", () => {
     const { enter, turns, free, clock, metrics } = setUp();
     const ticket = enter("gone");
     enter("stays");
-    ticket.leave();
-    ticket.leave();
+    ticket?.leave();
+    ticket?.leave();
     free(1);
-    ticket.leave();
+    ticket?.leave();
     expect(turns).toEqual(["stays"]);
     expect(clock.pendingTimers).toBe(0);
     const text = await metrics.text();
@@ -155,7 +155,7 @@ describe("queues", () => {
     const { enter, turns, replica, queues, free } = setUp();
     enter("a");
     queues.enter(
-      { deployment: "d", tenant: "t", priority: 9, deadlineMs: 1e9, bytes: 1 },
+      { deployment: "d", tenant: "t", priority: 9, deadlineMs: 1e9, bytes: 1, free: false },
       {
         // A call that fails at once: its place is free again within its own turn.
         onTurn() {

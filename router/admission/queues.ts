@@ -25,9 +25,11 @@ export interface Ask {
   readonly deadlineMs: number;
   /** Of the request. */
   readonly bytes: number;
+  /** A replica with room has been found for it already. */
+  readonly free: boolean;
 }
 
-/** One of them, once, unless the call leaves before; maybe before `enter` returns. */
+/** One of them, once, unless the call leaves before; maybe before `enter` returns, which then returns nothing. */
 export interface AskEvents {
   /** A replica has room. Whoever does not take it in this same turn of the event loop leaves it to the next in line. */
   onTurn(): void;
@@ -46,6 +48,7 @@ const bytesPerToken = 4;
 interface Waiting extends QueueEntry {
   readonly events: AskEvents;
   readonly enteredMs: number;
+  waits: boolean;
 }
 
 interface Line {
@@ -73,37 +76,39 @@ export class Queues {
     this.#metrics = queueMetrics(options.metrics);
   }
 
-  enter(ask: Ask, events: AskEvents): Ticket {
+  /** Undefined when the call waits for nothing: it had its turn, or was refused. */
+  enter(ask: Ask, events: AskEvents): Ticket | undefined {
     const { clock, room, bounds } = this.#options;
     const { deployment, tenant, deadlineMs } = ask;
     const nowMs = clock.monotonicMs();
     const line = this.#line(deployment);
     const { queue, minServiceMs } = line;
     const promptTokens = Math.ceil(ask.bytes / bytesPerToken);
-    const state = room(deployment);
+    const state = ask.free ? "free" : room(deployment);
     if (state === "free" && queue.size === 0) {
       queue.charge(tenant, promptTokens);
       events.onTurn();
-      return passed;
+      return undefined;
     }
-    const entry: Waiting = { ...ask, promptTokens, minServiceMs, events, enteredMs: nowMs };
+    const entry: Waiting = { ...ask, promptTokens, minServiceMs, events, enteredMs: nowMs, waits: true };
     queue.setOpen(state !== "cold", nowMs);
     const offer = queue.offer(entry, nowMs);
-    const why = { deployment, drainMs: queue.drainMs(nowMs) };
+    const why = { deployment, room: state, drainMs: queue.drainMs(nowMs) };
     switch (offer.kind) {
       case "full":
         this.#metrics.ended(deployment, "full", 0);
         events.onRefused(errors.queueFull(offer.bound, bounds, why));
-        return passed;
+        return undefined;
       case "too-late":
         this.#metrics.ended(deployment, "late", 0);
         events.onRefused(errors.turnTooLate(offer.waitMs, deadlineMs - nowMs, why));
-        return passed;
+        return undefined;
       case "queued":
         if (offer.displaced) this.#refuse(deployment, offer.displaced, "displaced", errors.displaced(why));
     }
-    this.#give(deployment, line);
-    return { leave: () => this.#leave(deployment, line, entry) };
+    if (state === "free") this.#give(deployment, line);
+    else this.#settle(deployment, line);
+    return entry.waits ? { leave: () => this.#leave(deployment, line, entry) } : undefined;
   }
 
   /** A call of the deployment ended, or a load of one of its replicas came: maybe there is room. */
@@ -115,6 +120,13 @@ export class Queues {
   /** Replicas came, went, or changed their state. */
   changed(): void {
     for (const [deployment, line] of this.#lines) if (line.queue.size > 0) this.#give(deployment, line);
+  }
+
+  /** Calls that wait, in all queues. */
+  get waiting(): number {
+    let waiting = 0;
+    for (const { queue } of this.#lines.values()) waiting += queue.size;
+    return waiting;
   }
 
   /** Tokens generated for a tenant. */
@@ -161,19 +173,20 @@ export class Queues {
       const nowMs = clock.monotonicMs();
       const state = room(deployment);
       queue.setOpen(state !== "cold", nowMs);
-      this.#expire(deployment, line, nowMs);
+      this.#expire(deployment, line, state, nowMs);
       const next = state === "free" ? queue.take(nowMs) : undefined;
       if (!next) break;
       this.#metrics.ended(deployment, "turn", nowMs - next.enteredMs);
+      next.waits = false;
       next.events.onTurn();
     }
     line.giving = false;
     this.#settle(deployment, line);
   }
 
-  #expire(deployment: string, { queue }: Line, nowMs: number): void {
+  #expire(deployment: string, { queue }: Line, room: Room, nowMs: number): void {
     for (const { entry, kind } of queue.expire(nowMs)) {
-      const why = { deployment, drainMs: queue.drainMs(nowMs) };
+      const why = { deployment, room, drainMs: queue.drainMs(nowMs) };
       const error =
         kind === "waited"
           ? errors.waitedTooLong(this.#options.bounds, why)
@@ -184,6 +197,7 @@ export class Queues {
 
   #refuse(deployment: string, entry: Waiting, outcome: QueueOutcome, error: MeshError): void {
     this.#metrics.ended(deployment, outcome, 0);
+    entry.waits = false;
     entry.events.onRefused(error);
   }
 
@@ -214,5 +228,3 @@ export class Queues {
     line.timer = { atMs, timer };
   }
 }
-
-const passed: Ticket = { leave() {} };

@@ -3,6 +3,9 @@ import type { Clock } from "#kernel/clock.ts";
 import type { Random } from "#kernel/random.ts";
 import type { Span } from "#kernel/trace.ts";
 import type { Permit } from "../admission/limits.ts";
+import type { Queues } from "../admission/queues.ts";
+import type { Rooms } from "../admission/rooms.ts";
+import type { Health } from "../failure/health.ts";
 import type { LinkCall, LinkCallEvents, LinkStart } from "../link/link.ts";
 import type { Need } from "../routing/need.ts";
 import type { ReplicaView } from "../routing/replica-view.ts";
@@ -39,6 +42,9 @@ export interface CallParts {
   readonly settings: CallSettings;
   readonly pool: CallLinks;
   readonly routes: Pick<Routes, "pick" | "shadows">;
+  readonly queues: Queues;
+  readonly rooms: Rooms;
+  readonly health: Health;
   readonly settle: Settle;
   readonly metrics: CallMetrics;
   readonly clock: Clock;
@@ -54,9 +60,11 @@ export interface CallSpec {
   /** The request message, encoded. */
   readonly request: Uint8Array;
   readonly needs: readonly Need[];
+  /** 0 (background) to 9 (most urgent). */
+  readonly priority: number;
   /** See kernel/prompt-blocks.ts; undefined for methods that cache nothing by prefix. */
   readonly promptBlocks: Uint32Array | undefined;
-  /** Only this deployment may serve it; undefined means any of the model's. */
+  /** Only this deployment may serve it, now or never; undefined means any of the model's, after a wait if need be. */
   readonly deployment: string | undefined;
   readonly labels: Readonly<Record<string, string>>;
   readonly sink: ResponseSink;

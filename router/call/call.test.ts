@@ -10,7 +10,10 @@ import { MeshError } from "#kernel/mesh-error.ts";
 import { Metrics } from "#kernel/metrics.ts";
 import { seededRandom } from "#kernel/random.ts";
 import { startSpan } from "#kernel/trace.ts";
+import { Queues } from "../admission/queues.ts";
+import { Rooms } from "../admission/rooms.ts";
 import { indexSnapshot } from "../discovery/snapshot.ts";
+import { Health } from "../failure/health.ts";
 import { PrefixIndex } from "../routing/prefix-index.ts";
 import { Routes } from "../routing/routes.ts";
 import { routingMetrics } from "../routing/routing-metrics.ts";
@@ -26,6 +29,7 @@ class ScriptedLinks implements CallLinks {
   readonly ready = new Set<string>();
   readonly starts: { readonly start: LinkStart; readonly events: LinkCallEvents; cancelled: boolean }[] = [];
   readonly #listeners = new Set<() => void>();
+  queues: Queues | undefined;
   /** Each in turn, from r1. */
   readonly routes: Routes;
 
@@ -67,10 +71,11 @@ class ScriptedLinks implements CallLinks {
     this.routes.linkChanged();
     const listeners = [...this.#listeners];
     for (const listener of listeners) listener();
+    this.queues?.changed();
   }
 
   get waiting(): number {
-    return this.#listeners.size;
+    return this.#listeners.size + (this.queues?.waiting ?? 0);
   }
 }
 
@@ -126,6 +131,17 @@ function begin(options: { ready?: string[]; settings?: Partial<CallSettings>; ti
   const clock = new ManualClock();
   const links = new ScriptedLinks(clock);
   links.change(...(options.ready ?? []));
+  const metrics = new Metrics("test");
+  const random = seededRandom(1);
+  const health = new Health({ settings: { ejectPercent: 30, retryPercent: 20 }, clock, random, metrics });
+  const rooms = new Rooms({
+    snapshot: () => snapshot,
+    replica: (nodeId, replicaId) => links.replica(nodeId, replicaId),
+    avoided: () => health.avoided(),
+  });
+  const bounds = { maxEntries: 10, maxBytes: 10_000, maxWaitMs: 5_000, promoteAfterMs: 1_000 };
+  const queues = new Queues({ bounds, room: (deployment) => rooms.of(deployment), clock, metrics });
+  links.queues = queues;
   const settlements: Settlement[] = [];
   const client = new TestClient();
   const permits = { released: 0 };
@@ -135,9 +151,12 @@ function begin(options: { ready?: string[]; settings?: Partial<CallSettings>; ti
       routes: links.routes,
       pool: links,
       settle: (settlement) => settlements.push(settlement),
-      metrics: callMetrics(new Metrics("test")),
+      queues,
+      rooms,
+      health,
+      metrics: callMetrics(metrics),
       clock,
-      random: seededRandom(1),
+      random,
     },
     {
       context: {
@@ -152,6 +171,7 @@ function begin(options: { ready?: string[]; settings?: Partial<CallSettings>; ti
       request: new Uint8Array(),
       promptBlocks: undefined,
       deployment: undefined,
+      priority: 5,
       needs: [{ capability: "generate", parameter: "model" }],
       labels: {},
       sink: client,

@@ -4,29 +4,23 @@ import { Outcome, type Usage } from "#gen/helixmesh/type/v1/type_pb.ts";
 import type { Timer } from "#kernel/clock.ts";
 import { unreachable } from "#kernel/invariant.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
-import type { LinkCall } from "../link/link.ts";
 import type { Picked } from "../routing/routes.ts";
-import type { SentCall } from "../routing/sent-call.ts";
+import { Attempt } from "./attempt.ts";
 import type { CallParts, CallSpec } from "./call-parts.ts";
 import { Delivery } from "./delivery.ts";
-import { Placement } from "./placement.ts";
+import { type Place, Placement } from "./placement.ts";
 import { mayRetryElsewhere } from "./retry.ts";
 import type { RunningCall } from "./sink.ts";
 import { Tally } from "./tally.ts";
 
-interface Attempt {
-  readonly picked: Picked;
-  readonly sent: SentCall;
-  readonly link: LinkCall;
-}
-
 /**
- * placing → dispatched → started → relaying → settled, with `waiting` whenever no replica is ready and `cancelling`
+ * placing → dispatched → started → relaying → settled, with `waiting` until it is the call's turn and `cancelling`
  * between our cancel and the agent's last word. Until the client has output a failed attempt may go back to placing.
  */
 type CallState =
   | { readonly kind: "placing" }
-  | { readonly kind: "waiting"; readonly sinceMs: number; readonly stop: () => void }
+  /** `cold`: because no replica was ready when it began to wait. */
+  | { readonly kind: "waiting"; readonly sinceMs: number; readonly cold: boolean; readonly stop: () => void }
   | { readonly kind: "dispatched"; readonly attempt: Attempt }
   /** The engine took it; the sink has Started and nothing else. */
   | { readonly kind: "started"; readonly attempt: Attempt }
@@ -55,6 +49,7 @@ export class Call implements RunningCall {
   /** Where it was dispatched last. */
   #picked: Picked | undefined;
   #attempts = 0;
+  /** Without a ready replica. */
   #waitedMs = 0;
   #startedSent = false;
 
@@ -71,7 +66,74 @@ export class Call implements RunningCall {
   }
 
   begin(): void {
-    this.#place();
+    const { health, rooms } = this.#parts;
+    const { deployment, model } = this.#spec;
+    const place = this.#placement.choose();
+    if (deployment !== undefined) return this.#take(place);
+    const line = place.kind === "dispatch" ? place.picked.deployment : rooms.lineOf(model);
+    health.called(line);
+    if (place.kind === "refuse") this.#fail(place.error, undefined);
+    else this.#enter(line, place);
+  }
+
+  /** Waits for its turn in the deployment's queue; at a turn that comes at once `place` is where it goes. */
+  #enter(deployment: string, place: Place | undefined): void {
+    const { queues, rooms, clock } = this.#parts;
+    const { context, priority, request } = this.#spec;
+    let atOnce = place;
+    const ask = {
+      deployment,
+      tenant: context.principal.projectId,
+      priority,
+      deadlineMs: this.#deadlineMs,
+      bytes: request.length,
+      free: place?.kind === "dispatch" && !place.picked.saturated,
+    };
+    const ticket = queues.enter(ask, {
+      onTurn: () => {
+        this.#leaveWaiting();
+        if (atOnce) this.#take(atOnce);
+        else this.#turn(deployment);
+      },
+      onRefused: (error) => {
+        this.#leaveWaiting();
+        this.#fail(error, undefined);
+      },
+    });
+    atOnce = undefined;
+    if (!ticket) return;
+    const { stop } = this.#limitColdWait(deployment);
+    this.#state = {
+      kind: "waiting",
+      sinceMs: clock.monotonicMs(),
+      cold: rooms.of(deployment) === "cold",
+      stop() {
+        stop();
+        ticket.leave();
+      },
+    };
+  }
+
+  /** It waited for `deployment`; where that is not ready another one may be, which has a queue of its own. */
+  #turn(deployment: string): void {
+    const place = this.#placement.choose(deployment);
+    const moves = place.kind === "dispatch" && place.picked.saturated && place.picked.deployment !== deployment;
+    if (moves) this.#enter(place.picked.deployment, place);
+    else this.#take(place);
+  }
+
+  /** The queue bounds how long a call waits for room; how long it waits for any ready replica is bounded here. */
+  #limitColdWait(deployment: string): { readonly stop: () => void } {
+    const { clock, settings, rooms } = this.#parts;
+    let timer: Timer;
+    const watch = (leftMs: number): void => {
+      timer = clock.setTimer(leftMs, () => {
+        if (rooms.of(deployment) !== "cold") watch(settings.readyWaitMs);
+        else if (this.#leaveWaiting()) this.#fail(this.#placement.exhausted(this.#waitedMs), undefined);
+      });
+    };
+    watch(Math.max(0, settings.readyWaitMs - this.#waitedMs));
+    return { stop: () => timer.cancel() };
   }
 
   resume(): void {
@@ -94,12 +156,12 @@ export class Call implements RunningCall {
     this.#stop(Outcome.FAILED, error);
   }
 
-  /** Picks a replica and dispatches, or waits for one, or gives up. */
-  #place(): void {
-    const place = this.#placement.choose();
+  #take(place: Place): void {
     switch (place.kind) {
       case "dispatch":
         return this.#dispatch(place.picked);
+      case "queue":
+        return this.#enter(place.deployment, undefined);
       case "wait":
         return this.#wait(place.retryInMs);
       case "refuse":
@@ -115,7 +177,7 @@ export class Call implements RunningCall {
     const leftMs = settings.readyWaitMs - this.#waitedMs;
     if (leftMs <= 0) return this.#fail(this.#placement.exhausted(this.#waitedMs), undefined);
     const resume = (): void => {
-      if (this.#leaveWaiting()) this.#place();
+      if (this.#leaveWaiting()) this.#take(this.#placement.choose());
     };
     const timers = [
       clock.setTimer(leftMs, () => {
@@ -127,6 +189,7 @@ export class Call implements RunningCall {
     this.#state = {
       kind: "waiting",
       sinceMs: clock.monotonicMs(),
+      cold: true,
       stop() {
         stopListening();
         for (const timer of timers) timer.cancel();
@@ -137,7 +200,7 @@ export class Call implements RunningCall {
   #leaveWaiting(): boolean {
     if (this.#state.kind !== "waiting") return false;
     this.#state.stop();
-    this.#waitedMs += this.#parts.clock.monotonicMs() - this.#state.sinceMs;
+    if (this.#state.cold) this.#waitedMs += this.#parts.clock.monotonicMs() - this.#state.sinceMs;
     this.#state = { kind: "placing" };
     return true;
   }
@@ -156,12 +219,12 @@ export class Call implements RunningCall {
       deployment: picked.deployment,
       relayed: [],
     };
-    let sent: SentCall | undefined;
+    let attempt: Attempt | undefined;
     const link = pool.start(picked.nodeId, start, {
       onResponse: (bytes, from, to) => this.#onResponse(bytes, from, to),
       onTokens: (count) => this.#onTokens(count),
       onEnd: (end) => {
-        sent?.ended();
+        attempt?.ended(end.reason);
         this.#onEnd(end, picked);
       },
     });
@@ -169,8 +232,8 @@ export class Call implements RunningCall {
     if (!link) return this.#wait(undefined);
     this.#attempts += 1;
     this.#picked = picked;
-    sent = picked.dispatched();
-    this.#state = { kind: "dispatched", attempt: { picked, sent, link } };
+    attempt = new Attempt(this.#parts, picked, link);
+    this.#state = { kind: "dispatched", attempt };
   }
 
   #onResponse(bytes: Uint8Array, start: number, end: number): void {
@@ -181,13 +244,13 @@ export class Call implements RunningCall {
       if (this.#spec.method === Method.GENERATE && bytes[start] === startedTag) {
         this.#state = { kind: "started", attempt };
         this.#tally.started(bytes.subarray(start, end));
-        attempt.sent.admitted(this.#tally.promptTokens);
+        attempt.admitted(this.#tally.promptTokens);
         // After a retry the client has its Started already.
         if (this.#startedSent) return;
         this.#startedSent = true;
       } else {
         this.#state = { kind: "relaying", attempt };
-        if (this.#spec.method === Method.GENERATE) attempt.sent.firstToken();
+        if (this.#spec.method === Method.GENERATE) attempt.firstToken();
       }
     }
     if (!this.#delivery.push(bytes, start, end)) this.#cutSlowClient();
@@ -227,7 +290,8 @@ export class Call implements RunningCall {
     const advice = isPart ? " What came before is valid but incomplete; call again." : "";
     const error = new MeshError(end.reason, `${end.message}${advice}`, { field: end.field, limit: end.limit });
     const mayRetry = !isPart && this.#attempts < this.#parts.settings.maxAttempts;
-    if (mayRetry && mayRetryElsewhere(end.reason)) this.#retry(picked, error);
+    const { health } = this.#parts;
+    if (mayRetry && mayRetryElsewhere(end.reason) && health.mayRetry(picked.deployment)) this.#retry(picked, error);
     else this.#fail(error, end.usage);
   }
 
@@ -236,7 +300,7 @@ export class Call implements RunningCall {
     this.#placement.failed(picked, error);
     this.#tally.restart();
     this.#state = { kind: "placing" };
-    this.#place();
+    this.#take(this.#placement.choose());
   }
 
   #cutSlowClient(): void {
@@ -287,12 +351,16 @@ export class Call implements RunningCall {
   #settle(outcome: Outcome, error: MeshError | undefined, usage: Usage | undefined): void {
     if (this.#state.kind === "settled") return;
     this.#state = { kind: "settled" };
-    const { clock, settle } = this.#parts;
+    const { clock, settle, queues } = this.#parts;
     const { context, model, labels, permit, span, startedAtMs } = this.#spec;
     this.#deadline.cancel();
     permit.release();
+    const counted = this.#tally.result(usage, this.#startMs);
+    if (this.#picked) {
+      queues.charge(this.#picked.deployment, context.principal.projectId, counted.completionTokens);
+    }
     const settlement = {
-      ...this.#tally.result(usage, this.#startMs),
+      ...counted,
       context,
       model: this.#picked?.model ?? model,
       deployment: this.#picked?.deployment ?? "",

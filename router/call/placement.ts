@@ -9,6 +9,8 @@ import { mayRetrySame } from "./retry.ts";
 
 export type Place =
   | { readonly kind: "dispatch"; readonly picked: Picked }
+  /** For its turn: every replica of `deployment` is full. */
+  | { readonly kind: "queue"; readonly deployment: string }
   /** Until the links change, or for `retryInMs` where the time alone would help. */
   | { readonly kind: "wait"; readonly retryInMs: number | undefined }
   /** Waiting would not help. */
@@ -22,15 +24,16 @@ export class Placement {
   readonly #tried = new Map<string, Reason>();
   #backoff: Backoff | undefined;
   #notBeforeMs = 0;
-  #lastError: MeshError | undefined;
+  #last: { readonly deployment: string; readonly error: MeshError } | undefined;
 
   constructor(parts: CallParts, spec: CallSpec) {
     this.#parts = parts;
     this.#spec = spec;
   }
 
-  choose(): Place {
-    const fresh = this.#pick(new Set(this.#tried.keys()));
+  /** `deployment`: where the call had its turn; it goes elsewhere only when nothing is ready there. */
+  choose(deployment?: string): Place {
+    const fresh = this.#pickHealthy(new Set(this.#tried.keys()), deployment ?? this.#spec.deployment);
     switch (fresh.kind) {
       case "picked":
         return this.#placed(fresh.picked);
@@ -45,20 +48,38 @@ export class Placement {
 
   /** All that could take it have failed it before. */
   #again(): Place {
-    const again = this.#pick(
-      new Set([...this.#tried].flatMap(([replicaId, reason]) => (mayRetrySame(reason) ? [] : replicaId))),
-    );
+    const full = [...this.#tried].flatMap(([replicaId, reason]) => (mayRetrySame(reason) ? [] : replicaId));
+    const again = this.#pickHealthy(new Set(full), this.#spec.deployment);
     if (again.kind === "picked") {
       const pauseMs = this.#notBeforeMs - this.#parts.clock.monotonicMs();
       return pauseMs <= 0 ? this.#placed(again.picked) : { kind: "wait", retryInMs: pauseMs };
     }
-    // All that could take it are full: say so now instead of adding to their load.
-    if (this.#lastError) return { kind: "refuse", error: this.#lastError };
-    return { kind: "wait", retryInMs: undefined };
+    if (!this.#last) return { kind: "wait", retryInMs: undefined };
+    // All that could take it said that they are full: it waits for its turn, if there is anything to wait for.
+    const { deployment, error } = this.#last;
+    if (this.#spec.deployment !== undefined || this.#parts.rooms.of(deployment) !== "busy") {
+      return { kind: "refuse", error };
+    }
+    this.#tried.clear();
+    return { kind: "queue", deployment };
   }
 
-  #pick(exclude: ReadonlySet<string>): PickResult {
-    const { model, needs, request, promptBlocks, context, deployment, span } = this.#spec;
+  /** Some replica but `exclude`: one that is neither avoided nor said that it is full, else one of these. */
+  #pickHealthy(exclude: ReadonlySet<string>, deployment: string | undefined): PickResult {
+    const { health, rooms } = this.#parts;
+    const avoided = health.avoided();
+    const refusing = rooms.refusing();
+    if (avoided.size > 0 || refusing.size > 0) {
+      const healthy = this.#pick(new Set([...exclude, ...avoided, ...refusing]), deployment);
+      if (healthy.kind === "picked") return healthy;
+    }
+    const any = this.#pick(exclude, deployment);
+    if (any.kind === "picked" || deployment === this.#spec.deployment) return any;
+    return this.#pickHealthy(exclude, this.#spec.deployment);
+  }
+
+  #pick(exclude: ReadonlySet<string>, deployment: string | undefined): PickResult {
+    const { model, needs, request, promptBlocks, context, span } = this.#spec;
     return this.#parts.routes.pick({
       model,
       needs,
@@ -82,19 +103,21 @@ export class Placement {
   }
 
   /** The attempt there came to nothing. */
-  failed({ replicaId }: Picked, error: MeshError): void {
+  failed({ replicaId, deployment }: Picked, error: MeshError): void {
     const { clock, random } = this.#parts;
     this.#backoff ??= new Backoff({ initialMs: 25, maxMs: 1_000 }, random);
-    this.#lastError = error;
+    this.#last = { deployment, error };
     this.#tried.set(replicaId, error.reason);
     this.#notBeforeMs = clock.monotonicMs() + this.#backoff.nextMs();
   }
 
   /** No replica became ready in `waitedMs`. */
   exhausted(waitedMs: number): MeshError {
-    const waited = `waited ${Math.round(waitedMs)} ms for a ready replica of ${JSON.stringify(this.#spec.model)}`;
+    const { model } = this.#spec;
+    const replicas = this.#parts.rooms.describe(model);
+    const waited = `waited ${Math.round(waitedMs)} ms for a ready replica of ${JSON.stringify(model)} (${replicas})`;
     const options = { retryAfterMs: 1_000 };
-    const last = this.#lastError;
+    const last = this.#last?.error;
     if (last) return new MeshError(last.reason, `${last.message} The router then ${waited}.`, options);
     const message = `No replica is ready: the router ${waited}. Try again shortly.`;
     return new MeshError(Reason.NO_READY_REPLICA, message, options);

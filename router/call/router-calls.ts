@@ -46,7 +46,11 @@ interface Asked {
   readonly encode: () => Uint8Array;
   readonly needs: () => readonly Need[];
   readonly promptBlocks: () => Uint32Array | undefined;
+  readonly priority: number;
 }
+
+/** Of a call that says nothing else (inference.proto). */
+const usualPriority = 5;
 
 export interface RouterCalls extends Calls {
   /** Ends every call in flight with `error`, whatever its door. */
@@ -80,7 +84,7 @@ export function createCalls(parts: RouterCallsParts): RouterCalls {
       const permit = limits.enter(context.principal.keyId);
       try {
         const { model } = resolve(snapshot(), asked.model);
-        const { labels, method } = asked;
+        const { labels, method, priority } = asked;
         const request = asked.encode();
         const needs = asked.needs();
         const promptBlocks = asked.promptBlocks();
@@ -88,6 +92,7 @@ export function createCalls(parts: RouterCallsParts): RouterCalls {
         const call = new Call(parts, {
           ...what,
           context,
+          priority,
           deployment: undefined,
           labels,
           sink,
@@ -127,6 +132,7 @@ export function createCalls(parts: RouterCallsParts): RouterCalls {
         validate: () => validateGenerate(request),
         encode: () => encoded ?? toBinary(GenerateRequestSchema, request),
         needs: () => needsOfGenerate(request),
+        priority: request.priority ?? usualPriority,
         promptBlocks: () => promptBlocks(request, defaultBlockBytes, parts.settings.prefixBlocks),
       };
       return begin(asked, context, sink);
@@ -140,6 +146,7 @@ export function createCalls(parts: RouterCallsParts): RouterCalls {
         validate: () => validateEmbed(request),
         encode: () => toBinary(EmbedRequestSchema, request),
         needs: () => needsOfEmbed,
+        priority: usualPriority,
         promptBlocks: () => undefined,
       };
       return fromBinary(EmbedResponseSchema, await onlyResponse((sink) => begin(asked, context, sink), signal));
@@ -153,6 +160,7 @@ export function createCalls(parts: RouterCallsParts): RouterCalls {
         validate: () => validateCountTokens(request),
         encode: () => toBinary(CountTokensRequestSchema, request),
         needs: () => [],
+        priority: usualPriority,
         promptBlocks: () => undefined,
       };
       return fromBinary(CountTokensResponseSchema, await onlyResponse((sink) => begin(asked, context, sink), signal));

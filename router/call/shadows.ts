@@ -44,6 +44,7 @@ export class Shadows {
       const call: Call = new Call(parts, {
         ...what,
         deployment,
+        priority: 0,
         context: { callId: newId("shadow"), door, principal, timeoutMs, traceparent },
         labels: { ...kept, shadow: deployment },
         sink: nobody,

@@ -65,6 +65,7 @@ function open() {
       return "ok";
     },
     onForget: () => void (forgotten += 1),
+    onLoad() {},
   });
   link.open();
   const last = (): Connection => connections.at(-1) ?? never();

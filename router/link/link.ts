@@ -39,6 +39,8 @@ export interface LinkOptions {
   readonly metrics: LinkMetrics;
   /** The link or one of its replicas may take calls now, or no longer. */
   readonly onChange: () => void;
+  /** A replica's load came, and the step that it came with has been taken in. */
+  readonly onLoad: (replicaId: string) => void;
   /** News of what a replica's cache holds. "gap": something before it is missing, so a snapshot must come. */
   readonly onPrefixes: (digest: PrefixDigest, blockBytes: number) => "ok" | "gap";
   /** Nothing is known any more of what the node's caches hold. */
@@ -86,6 +88,8 @@ export class Link {
   #prefixBlockBytes = 0;
   /** A replica changed in the step that is being read. */
   #changed = false;
+  /** Replicas whose load came with this step. */
+  readonly #loaded: string[] = [];
   /** The first failure in a row is worth a line, the following ones are not. */
   #failures = 0;
 
@@ -226,7 +230,10 @@ export class Link {
         this.#setReplica(info);
         this.#changed = true;
       },
-      onLoad: (replicaId, bytes, start, end) => this.#replicas.get(replicaId)?.setLoad(bytes, start, end),
+      onLoad: (replicaId, bytes, start, end) => {
+        this.#replicas.get(replicaId)?.setLoad(bytes, start, end);
+        this.#loaded.push(replicaId);
+      },
       onPrefixes: (digest) => {
         if (this.#options.onPrefixes(digest, this.#prefixBlockBytes) === "ok") return;
         this.#queue.resendPrefixes(digest.replicaId);
@@ -245,6 +252,7 @@ export class Link {
         this.#options.metrics.step(deltas);
         if (this.#changed) this.#options.onChange();
         this.#changed = false;
+        for (const replicaId of this.#loaded.splice(0)) this.#options.onLoad(replicaId);
         this.#closeIfDone();
       },
     };

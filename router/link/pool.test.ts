@@ -25,6 +25,7 @@ function newPool(): LinkPool {
     connectTimeoutMs: 2_000,
     onPrefixes: () => "ok",
     onForget: () => {},
+    onLoad: () => {},
     clock: systemClock,
     random: seededRandom(1),
     logger: silentLogger,

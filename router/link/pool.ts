@@ -23,6 +23,8 @@ export interface PoolOptions {
   readonly metrics: Metrics;
   /** News of what a replica's cache holds, in order. "gap": something before it is missing, and a snapshot will come. */
   readonly onPrefixes: (nodeId: string, digest: PrefixDigest, blockBytes: number) => "ok" | "gap";
+  /** A replica's load came. */
+  readonly onLoad: (nodeId: string, replicaId: string) => void;
   /** Nothing is known any more of what the node's caches hold: its link is down. */
   readonly onForget: (nodeId: string) => void;
 }
@@ -101,7 +103,8 @@ export class LinkPool {
   }
 
   #newLink(nodeId: string, target: { address: string; token: string }): Link {
-    const { routerId, transport, connectTimeoutMs, clock, random, logger, onPrefixes, onForget } = this.#options;
+    const { routerId, transport, connectTimeoutMs, clock, random, logger, onPrefixes, onForget, onLoad } =
+      this.#options;
     return new Link({
       nodeId,
       target,
@@ -115,6 +118,7 @@ export class LinkPool {
       onChange: () => this.#changed(nodeId),
       onPrefixes: (digest, blockBytes) => onPrefixes(nodeId, digest, blockBytes),
       onForget: () => onForget(nodeId),
+      onLoad: (replicaId) => onLoad(nodeId, replicaId),
     });
   }
 
