@@ -10,6 +10,7 @@ import { llamaServerPath } from "./tools.ts";
 const animals = "fox bear owl rabbit wolf cat dog mouse horse otter crow turtle".split(" ");
 const maxTokens = 200;
 const repeats = 5;
+const warmUpStreams = 160;
 
 interface Contestant {
   readonly name: string;
@@ -38,8 +39,8 @@ export async function runEngineBench(): Promise<void> {
     const setup =
       `${machine()}. Client, router, agent, engine, control plane and PostgreSQL share the machine; llama-server ` +
       `(-t 1 -np 16) gets the same client over the same HTTP/1.1. Greedy, ${maxTokens} tokens at most, ${repeats} ` +
-      "interleaved repeats after a warm-up; medians, with the spread of tokens/s in parentheses in the log. Every text must " +
-      "equal the other contestant's.";
+      `interleaved repeats after a warm-up of ${warmUpStreams} streams each; medians, with the spread of tokens/s in ` +
+      "parentheses in the log. Every text must equal the other contestant's.";
     console.log(setup);
     const rows: Row[] = [];
     for (const clients of [1, 16]) rows.push(...(await compare(clients, ours, theirs)));
@@ -51,8 +52,8 @@ export async function runEngineBench(): Promise<void> {
 }
 
 async function compare(clients: number, ours: Contestant, theirs: Contestant): Promise<Row[]> {
-  await load(ours, clients, 2);
-  await load(theirs, clients, 2);
+  // Compilers of hot code need thousands of tokens; without them the first repeats would measure their work.
+  for (const contestant of [ours, theirs]) await load(contestant, clients, warmUpStreams / clients);
   const measured: Record<string, Measured[]> = { [ours.name]: [], [theirs.name]: [] };
   const streamsEach = clients === 1 ? 12 : 6;
   for (let repeat = 0; repeat < repeats; repeat++) {
