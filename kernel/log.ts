@@ -1,4 +1,5 @@
 import { pino } from "pino";
+import { standardError } from "#kernel/standard-error.ts";
 
 export type LogLevel = "debug" | "info" | "warn" | "error" | "silent";
 
@@ -22,13 +23,14 @@ export interface LoggerOptions {
 /** Names whose values never reach a log: alone (`key`) or as the last word of a compound (`apiKey`, `link_token`). */
 const redactedName = /(^|[_\-.])(key|secret|token|password|authorization|prompt|messages)$/i;
 const redactedCompound = /[a-z0-9](Key|Secret|Token|Password|Authorization|Prompt|Messages)$/;
+/** Names of fields come from the code, so there are few; whoever makes them up pays for each. */
+const mostNames = 1_000;
+const secretNames = new Map<string, boolean>();
 const longestText = 8_192;
 const deepestField = 6;
 
 export function createLogger(options: LoggerOptions): Logger {
-  const { write } = options;
-  // Synchronous: the line that explains a crash must be out before the process is.
-  const destination = write ? { write } : pino.destination({ fd: 2, sync: true });
+  const destination = options.write ? { write: options.write } : standardError();
   const sink: Sink = pino(
     {
       level: options.level,
@@ -82,10 +84,17 @@ function renderTopFields(fields: Record<string, unknown>): Record<string, unknow
 function renderFields(fields: object, depth: number): Record<string, unknown> {
   const rendered: Record<string, unknown> = {};
   for (const [name, value] of Object.entries(fields)) {
-    const secret = redactedName.test(name) || redactedCompound.test(name);
-    rendered[name] = secret && value !== undefined ? "[redacted]" : renderValue(value, depth + 1);
+    rendered[name] = isSecret(name) && value !== undefined ? "[redacted]" : renderValue(value, depth + 1);
   }
   return rendered;
+}
+
+function isSecret(name: string): boolean {
+  const known = secretNames.get(name);
+  if (known !== undefined) return known;
+  const secret = redactedName.test(name) || redactedCompound.test(name);
+  if (secretNames.size < mostNames) secretNames.set(name, secret);
+  return secret;
 }
 
 function renderValue(value: unknown, depth: number): unknown {
