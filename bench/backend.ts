@@ -4,9 +4,9 @@ import { once } from "node:events";
 import { type AddressInfo, createServer } from "node:net";
 import { KeyRole } from "#gen/helixmesh/type/v1/type_pb.ts";
 import { createApiKey } from "#kernel/api-key.ts";
-import { systemClock } from "#kernel/clock.ts";
-import { type HeaderList, Wire, type WireStream, serveConnection } from "#kernel/wire/index.ts";
+import { type HeaderList, type WireStream, serveConnection } from "#kernel/wire/index.ts";
 import type { BackendPorts, EngineStats, RouterFeed } from "./bed/backends.ts";
+import { bedWire } from "./bed/bed-wire.ts";
 import { BedDiscovery } from "./bed/discovery.ts";
 import { BedEngine, type EngineSettings } from "./bed/engine.ts";
 import { GrpcDoor } from "./bed/grpc-door.ts";
@@ -14,22 +14,7 @@ import { LinkDoor } from "./bed/link-door.ts";
 import { openOpenAiDoor } from "./bed/openai-door.ts";
 import { serveParent } from "./bed/parent.ts";
 
-const generous = { burst: 1e9, perSecond: 1e9 };
-const wire = new Wire({
-  clock: systemClock,
-  limits: {
-    maxConcurrentStreams: 100_000,
-    streamWindowBytes: 1 << 20,
-    connectionWindowBytes: 1 << 26,
-    maxBufferedBytes: 1 << 28,
-    maxStreamWaitingBytes: 1 << 27,
-    resets: generous,
-    settings: generous,
-    pings: generous,
-    emptyFrames: generous,
-    windowUpdates: generous,
-  },
-});
+const wire = bedWire();
 const engines: { readonly engine: BedEngine; readonly ports: BackendPorts }[] = [];
 const feeds: BedDiscovery[] = [];
 

@@ -54,15 +54,17 @@ const traceName = `shared-prefix trace, ${engines} engines`;
 const traceEngine: EngineSettings = { stepMs: 5, firstAtOnce: true, prefillBytesPerS: 500_000, cacheBlocks: 600 };
 const traceShape = { groups: 24, systemBytes: 5_000, turns: 6, questionBytes: 1_000 } as const;
 
-/** Of one run. With a cache for everything and every prompt where its beginning is, 85 % of the blocks would hit. */
+/** Of one run. */
 const traceCalls = 600;
+/** Per cent of the blocks that hit when all engines share one cache that loses nothing, in this trace of so many calls. */
+const bestHits = 85;
 
 /** Question: what does an OpenAI call cost in our router beside the gateways that people use, and do they find the cache? */
 export async function runGatewaysBench(flags: readonly string[]): Promise<void> {
   const { quick, only } = benchFlags(flags);
   const question = "What does an OpenAI call cost in each gateway, and which finds the engine that knows the prompt?";
   const versions = [
-    `SMG ${peerVersion("smg")} (cache_aware, API key)`,
+    `SMG ${peerVersion("smg")} (cache_aware, API key, engines as vLLM)`,
     `LiteLLM ${peerVersion("litellm")} (master key, no database)`,
     `Portkey ${peerVersion("portkey")}`,
     systemToolVersion("nginx"),
@@ -74,7 +76,7 @@ export async function runGatewaysBench(flags: readonly string[]): Promise<void> 
     "connections kept open. Ours has everything on and speaks link batches to the engines, the others chat completions; " +
     "nginx and HAProxy only relay; Portkey cannot stream here. CPU from /proc, medians of " +
     `${repeats} interleaved repeats. ${[...slow].join(" and ")} get ${slowConnections} streams instead of 256. The trace: ` +
-    `${traceShape.groups} system prompts, ${traceCalls} calls in conversations of ${traceShape.turns} turns, 32 at once; at best 85 % of the blocks hit. Every answer is checked.`;
+    `${traceShape.groups} system prompts, ${traceCalls} calls in conversations of ${traceShape.turns} turns, 32 at once; at best ${bestHits} % of the blocks hit. Every answer is checked.`;
   console.log(`${question}\n${setup}`);
   pinThisProcess();
   const backends = await Backends.start(engines, otherCores);
@@ -92,8 +94,8 @@ export async function runGatewaysBench(flags: readonly string[]): Promise<void> 
     }
     if (traceName.includes(only)) rows.push(...(await traceRows(arena, backends, contestants, repeats)));
     const result = { question, setup, rows };
-    if (only === "") await publish("gateways", result);
-    else show(result);
+    if (quick || only !== "") show(result);
+    else await publish("gateways", result);
   } finally {
     for (const contestant of contestants) await contestant.stop();
     await load.stop();
@@ -152,7 +154,8 @@ function hitRow(label: string, hits: ReadonlyMap<string, readonly number[]>): Ro
   const spread = Object.fromEntries(
     [...hits].map(([name, all]) => [name, [rounded(Math.min(...all)), rounded(Math.max(...all))] as const]),
   );
-  return { case: label, metric: "prefix hits", unit: "% of blocks", ours, peers, goal: null, met: null, spread };
+  const goal = rounded(0.95 * bestHits);
+  return { case: label, metric: "prefix hits", unit: "% of blocks", ours, peers, goal, met: ours >= goal, spread };
 }
 
 function latencyRow(label: string, outcomes: Outcomes, share: "p50" | "p99"): Row {

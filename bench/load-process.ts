@@ -20,7 +20,9 @@ async function run(job: Job): Promise<Outcome> {
   const load = job.protocol === "grpc" ? await openGrpcLoad(job, tally) : openOpenAiLoad(job, tally);
   let cpuBefore = cpuSecondsOfTree(job.pid);
   let startedMs = performance.now();
-  const loop = job.arrivalsPerS === undefined ? closedLoop(job, load) : openLoop(job.arrivalsPerS, load);
+  const failed = (): boolean => tally.faults.size > 0;
+  const loop =
+    job.arrivalsPerS === undefined ? closedLoop(job, load, failed) : openLoop(job.arrivalsPerS, load, failed);
   try {
     if (job.calls === undefined) {
       await enough(job, tally, job.warmUpMs);
@@ -70,11 +72,15 @@ interface Loop {
 }
 
 /** Every stream is always in use. The first calls start spread over the time that an answer takes. */
-function closedLoop({ connections, streams, tokens, stepMs, calls = Infinity }: Job, load: Load): Loop {
+function closedLoop(
+  { connections, streams, tokens, stepMs, calls = Infinity }: Job,
+  load: Load,
+  failed: () => boolean,
+): Loop {
   const running = new Running();
   let left = calls;
   const next = (): void => {
-    if (running.stopping || left-- <= 0) return;
+    if (running.stopping || failed() || left-- <= 0) return;
     running.start(load, performance.now(), next);
   };
   for (let at = 0; at < connections * streams; at++) {
@@ -85,11 +91,11 @@ function closedLoop({ connections, streams, tokens, stepMs, calls = Infinity }: 
 }
 
 /** Calls come at random (exponential gaps), and wait from the moment they should have started. */
-function openLoop(perSecond: number, load: Load): Loop {
+function openLoop(perSecond: number, load: Load, failed: () => boolean): Loop {
   const running = new Running();
   let dueMs = performance.now();
   const pump = (): void => {
-    if (running.stopping) return;
+    if (running.stopping || failed()) return;
     for (const nowMs = performance.now(); dueMs <= nowMs;) {
       running.start(load, dueMs, () => {});
       dueMs += (-Math.log(1 - Math.random()) / perSecond) * 1_000;

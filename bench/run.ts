@@ -31,6 +31,8 @@ if (bench === undefined) {
   console.error(`${name === "" ? "Which benchmark?" : `There is no benchmark "${name}".`}\n${lines.join("\n")}`);
   process.exit(2);
 }
+// So that what the benchmark started ends with it.
+for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => process.exit(130));
 try {
   await bench.run(process.argv.slice(3));
 } catch (error) {

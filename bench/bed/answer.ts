@@ -4,9 +4,6 @@ import { FinishReason, GenerateResponseSchema } from "#gen/helixmesh/inference/v
 // Every engine of the test bed answers every call alike, so that a client can tell a token that is missing, repeated or
 // out of order, and a hot loop has nothing to encode.
 
-/** Longest answer, tokens. */
-export const maxAnswerTokens = 4_096;
-
 export function tokenText(index: number): string {
   return ` t${index}`;
 }

@@ -1,18 +1,18 @@
 import { create, toBinary } from "@bufbuild/protobuf";
 import { GenerateRequestSchema } from "#gen/helixmesh/inference/v1/inference_pb.ts";
-import { systemClock } from "#kernel/clock.ts";
 import { GrpcMessageReader } from "#kernel/grpc-messages.ts";
 import {
   type ClientConnection,
+  type ConnectionEnd,
   type HeaderFields,
   type HeaderList,
   type StreamEnd,
   type StreamListener,
-  Wire,
   type WireStream,
   connectWire,
 } from "#kernel/wire/index.ts";
 import { deltaBytes } from "./answer.ts";
+import { bedWire } from "./bed-wire.ts";
 import type { Job, Load, Tally } from "./job.ts";
 import { promptText } from "./prompt-text.ts";
 
@@ -21,13 +21,14 @@ const tag = { started: 0x0a, delta: 0x12, finished: 0x1a } as const;
 
 /** Generate over `connections` HTTP/2 connections in turn. */
 export async function openGrpcLoad(job: Job, tally: Tally): Promise<Load> {
-  const wire = new Wire({
-    clock: systemClock,
-    limits: { streamWindowBytes: 1 << 20, connectionWindowBytes: 1 << 26, maxStreamWaitingBytes: 1 << 24 },
-  });
+  const wire = bedWire();
   const connections: ClientConnection[] = [];
+  let closing = false;
   for (let at = 0; at < job.connections; at++) {
-    connections.push(await connectWire(wire, { host: "127.0.0.1", port: job.port }));
+    const onClose = ({ code, reason }: ConnectionEnd): void => {
+      if (!closing) tally.fault(`a connection ended with code ${code}: ${reason}`);
+    };
+    connections.push(await connectWire(wire, { host: "127.0.0.1", port: job.port, onClose }));
   }
   const fields: HeaderFields = [
     [":method", "POST"],
@@ -55,12 +56,16 @@ export async function openGrpcLoad(job: Job, tally: Tally): Promise<Load> {
       const connection = connections[turn++ % connections.length];
       const call = new Call(job, tally, arrivedMs, onDone);
       const stream = connection?.request(fields, call);
-      if (stream === undefined) return call.onClose({ kind: "lost", reason: "no stream to be had", unprocessed: true });
+      if (stream === undefined) {
+        setImmediate(() => call.onClose({ kind: "lost", reason: "no stream to be had", unprocessed: true }));
+        return;
+      }
       call.stream = stream;
       stream.write(request);
       stream.end();
     },
     close() {
+      closing = true;
       for (const connection of connections) connection.destroy();
     },
   };

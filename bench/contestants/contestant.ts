@@ -45,10 +45,14 @@ export function startProgram(
   const stdio = ["ignore", log, log, ...(options.ipc ? (["ipc"] as const) : [])] as const;
   const env = { ...process.env, ...options.env };
   const child = spawn("taskset", ["-c", proxyCore, path, ...flags], { stdio: [...stdio], env, cwd: folder });
+  // A benchmark that is stopped or fails leaves nothing running.
+  const kill = (): void => void child.kill("SIGTERM");
+  process.once("exit", kill);
   return {
     pid: child.pid ?? 0,
     child,
     async stop() {
+      process.off("exit", kill);
       await ended(child);
       await rm(folder, { recursive: true, force: true });
     },

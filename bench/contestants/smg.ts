@@ -1,8 +1,12 @@
+import { setTimeout as sleep } from "node:timers/promises";
 import type { BackendPorts } from "../bed/backends.ts";
 import { peerPath } from "../tools.ts";
 import { type Contestant, freePort, listening, runFolder, startProgram } from "./contestant.ts";
 
-/** Cache-aware, with an API key and its metrics on. */
+/**
+ * Cache-aware, with an API key and its metrics on. The engines pass for vLLM over HTTP: with `--backend openai` one
+ * engine gets every call, whatever the policy.
+ */
 export async function startSmg(backends: readonly BackendPorts[]): Promise<Contestant> {
   const folder = runFolder("smg");
   const openAiPort = await freePort();
@@ -14,7 +18,7 @@ export async function startSmg(backends: readonly BackendPorts[]): Promise<Conte
     "--port",
     String(openAiPort),
     "--backend",
-    "openai",
+    "vllm",
     "--policy",
     "cache_aware",
     "--api-key",
@@ -28,5 +32,17 @@ export async function startSmg(backends: readonly BackendPorts[]): Promise<Conte
   ];
   const program = startProgram(peerPath("smg"), flags, folder);
   await listening(openAiPort, program, folder);
+  await joined(openAiPort, key, backends.length);
   return { name: "SMG", openAiPort, key, pid: program.pid, stop: program.stop };
+}
+
+/** Workers join one after another; until all have, calls go to the first ones only. */
+async function joined(port: number, key: string, count: number): Promise<void> {
+  for (let attempt = 0; attempt < 300; attempt++) {
+    const response = await fetch(`http://127.0.0.1:${port}/workers`, { headers: { authorization: `Bearer ${key}` } });
+    const { workers = [] } = (await response.json()) as { readonly workers?: readonly { readonly status: string }[] };
+    if (workers.filter(({ status }) => status === "ready").length === count) return;
+    await sleep(100);
+  }
+  throw new Error(`SMG did not take all ${count} engines in 30 s.`);
 }
