@@ -1,4 +1,4 @@
-import { systemClock } from "#kernel/clock.ts";
+import { type Timer, systemClock } from "#kernel/clock.ts";
 import type { NodeServerRequest } from "#kernel/node-handler.ts";
 
 /** A client that goes on sending may do so for this long and this much before it is answered nevertheless. */
@@ -9,35 +9,57 @@ const pauseMs = 250;
 /** What clients hold unsent and still read an answer: those on node:http2 reset the stream from 10 MB on. */
 const heldBytes = 8 * 1024 * 1024;
 
-/**
- * For a request that is refused as too large: reads and forgets what still comes, before the answer is sent. Over
- * HTTP/1.1 there is nothing to wait for. Never rejects.
- */
+/** What still comes of a request that is refused as too large: read and forgotten before the answer is sent. */
+export class RequestRest {
+  readonly #onOver: () => void;
+  readonly #end: Timer;
+  #pause: Timer;
+  #bytes = 0;
+  #seen = 0;
+
+  /** `onOver` is called once: the rest has come, the client pauses, or it has sent enough. */
+  constructor(onOver: () => void) {
+    this.#onOver = onOver;
+    this.#end = systemClock.setTimer(longestMs, () => this.over());
+    this.#pause = systemClock.setTimer(pauseMs, () => this.#look());
+  }
+
+  heard(bytes: number): void {
+    this.#bytes += bytes;
+    if (this.#bytes > mostBytes) this.over();
+  }
+
+  over(): void {
+    this.stop();
+    this.#onOver();
+  }
+
+  /** The client is gone. */
+  stop(): void {
+    this.#end.cancel();
+    this.#pause.cancel();
+  }
+
+  #look(): void {
+    if (this.#bytes === this.#seen) return this.over();
+    this.#seen = this.#bytes;
+    this.#pause = systemClock.setTimer(pauseMs, () => this.#look());
+  }
+}
+
+/** For requests of node:http and of `wire-exchange`; over HTTP/1.1 there is nothing to wait for. Never rejects. */
 export async function forgetRest(request: NodeServerRequest): Promise<void> {
   const isSmall = Number(request.headers["content-length"] ?? Number.POSITIVE_INFINITY) <= heldBytes;
   // A client that asked with `expect` sends nothing when it is refused.
   const isUnsent = request.headers.expect !== undefined;
   if (request.complete || request.httpVersion !== "2.0" || isSmall || isUnsent) return;
   await new Promise<void>((resolve) => {
-    let bytes = 0;
-    let seen = 0;
-    let timer = systemClock.setTimer(pauseMs, look);
-    const end = systemClock.setTimer(longestMs, done);
-    function look(): void {
-      if (bytes === seen) return done();
-      seen = bytes;
-      timer = systemClock.setTimer(pauseMs, look);
-    }
-    function onData(chunk: Buffer): void {
-      bytes += chunk.length;
-      if (bytes > mostBytes) done();
-    }
-    function done(): void {
-      timer.cancel();
-      end.cancel();
+    const rest = new RequestRest(() => {
       request.off("data", onData).off("end", done).off("close", done).pause();
       resolve();
-    }
+    });
+    const onData = (chunk: Buffer): void => rest.heard(chunk.length);
+    const done = (): void => rest.over();
     request.on("data", onData).on("end", done).on("close", done).resume();
   });
 }

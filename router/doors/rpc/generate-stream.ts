@@ -16,6 +16,7 @@ import type { Logger } from "#kernel/log.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
 import { binaryFault } from "#kernel/message-fault.ts";
 import type { Metrics } from "#kernel/metrics.ts";
+import { RequestRest } from "#kernel/request-rest.ts";
 import {
   ErrorCode,
   type HeaderList,
@@ -71,6 +72,8 @@ class GenerateStream implements StreamListener, ResponseSink {
   #bodyTimer: Timer | undefined;
   #message: Uint8Array | undefined;
   #call: RunningCall | undefined;
+  /** While the rest of a request that is too large is read and forgotten. */
+  #rest: RequestRest | undefined;
   #opened = false;
   /** Answered, or gone: what still comes of the request is of no use. */
   #over = false;
@@ -103,6 +106,7 @@ class GenerateStream implements StreamListener, ResponseSink {
   onData(bytes: Buffer, start: number, end: number): void {
     // The reader holds no more than one message, whose size is bounded.
     this.#stream.consumed(end - start);
+    this.#rest?.heard(end - start);
     if (this.#over) return;
     try {
       this.#reader.push(bytes, start, end);
@@ -112,6 +116,7 @@ class GenerateStream implements StreamListener, ResponseSink {
   }
 
   onEnd(): void {
+    this.#rest?.over();
     if (this.#over) return;
     try {
       this.#reader.finish();
@@ -128,6 +133,7 @@ class GenerateStream implements StreamListener, ResponseSink {
   onClose(end: StreamEnd): void {
     this.#over = true;
     this.#bodyTimer?.cancel();
+    this.#rest?.stop();
     if (end.kind !== "complete") this.#call?.abort();
   }
 
@@ -200,7 +206,12 @@ class GenerateStream implements StreamListener, ResponseSink {
     if (error.reason === Reason.REQUEST_TOO_LARGE) onBound("message_bytes");
     if (error.reason === Reason.DEADLINE_EXCEEDED) onBound("request_time");
     this.#bodyTimer?.cancel();
-    this.fail(error);
+    if (error.reason !== Reason.REQUEST_TOO_LARGE || !this.#stream.state.receives) return this.fail(error);
+    this.#over = true;
+    this.#rest = new RequestRest(() => {
+      this.#rest = undefined;
+      this.fail(error);
+    });
   }
 }
 
