@@ -48,16 +48,25 @@ export class Arena {
       for (let turn = 0; turn < contestants.length; turn++) {
         const contestant = contestants[(turn + repeat) % contestants.length];
         if (contestant === undefined) continue;
-        const outcome = await this.run(contestant, typeof shape === "function" ? shape(contestant) : shape, pace);
+        const work = typeof shape === "function" ? shape(contestant) : shape;
+        const outcome = await this.run(contestant, work, pace);
         outcomes.get(contestant.name)?.push(outcome);
-        const { calls, tokens, seconds, cpuSeconds } = outcome;
-        const busy = contestant.pid === 0 ? "" : `, CPU ${((cpuSeconds / seconds) * 100).toFixed(0)} %`;
-        const rates = `${(calls / seconds).toFixed(0)} calls/s, ${(tokens / seconds).toFixed(0)} tokens/s`;
-        console.log(`  ${label}, ${contestant.name}: ${rates}${busy}`);
+        console.log(`  ${label}, ${contestant.name}: ${describe(outcome, work, contestant.pid > 0)}`);
       }
     }
     return outcomes;
   }
+}
+
+/** Engines or clients that cannot keep the beat make tokens come in lumps, which are cheaper to relay: then it is said. */
+function describe(outcome: Outcome, shape: Shape, hasProcess: boolean): string {
+  const { calls, tokens, seconds, cpuSeconds } = outcome;
+  const { connections, streams, stepMs, arrivalsPerS } = shape;
+  const rates = `${(calls / seconds).toFixed(0)} calls/s, ${(tokens / seconds).toFixed(0)} tokens/s`;
+  const busy = hasProcess ? `, CPU ${((cpuSeconds / seconds) * 100).toFixed(0)} %` : "";
+  const beat = stepMs === 0 || arrivalsPerS !== undefined ? Infinity : (connections * streams * 1_000) / stepMs;
+  const share = tokens / seconds / beat;
+  return `${rates}${busy}${share > 0 && share < 0.9 ? ` (${(share * 100).toFixed(0)} % of the engines' beat)` : ""}`;
 }
 
 export interface RowOptions {
