@@ -182,8 +182,8 @@ describe("a router", () => {
     expect(control.usage).toMatchObject([{ nodeId: other?.options.nodeId, attempts: 2, outcome: Outcome.COMPLETED }]);
   });
 
-  test("begins an answer anew that is sent whole when its node is lost late", async () => {
-    const { url, key, agents, control } = await start({ agents: [{}, {}] });
+  test("begins an answer anew that is sent whole when its node is lost late and it may not move", async () => {
+    const { url, key, agents, control } = await start({ agents: [{}, {}], flags: ["--max-moves=0"] });
     const body = JSON.stringify({ model: "pocket", messages: [{ role: "user", content: "Hi" }] });
     const headers = { authorization: `Bearer ${key}`, "content-type": "application/json" };
     const answered = fetch(`${url}/v1/chat/completions`, { method: "POST", headers, body });
@@ -205,8 +205,8 @@ describe("a router", () => {
     expect(control.usage).toMatchObject([{ attempts: 2, outcome: Outcome.COMPLETED, usage: { completionTokens: 1 } }]);
   });
 
-  test("ends a call whose node is lost after the first token, as unavailable", async () => {
-    const { url, key, agents, control } = await start();
+  test("ends a call whose node is lost after the first token and stays away, as unavailable", async () => {
+    const { url, key, agents, control } = await start({ flags: ["--ready-wait=0"] });
     const reading = collect(grpc(url).generate(prompt, auth(key)));
     const call = await agents[0]?.nextCall();
     call?.started(5);

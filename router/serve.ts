@@ -15,6 +15,7 @@ import { Limits } from "./admission/limits.ts";
 import { Queues } from "./admission/queues.ts";
 import { Rooms } from "./admission/rooms.ts";
 import { callMetrics } from "./call/call-metrics.ts";
+import { RecordingBudget } from "./call/recording-budget.ts";
 import { createCalls } from "./call/router-calls.ts";
 import { createSettle } from "./call/settle.ts";
 import { createControlClient } from "./discovery/control-client.ts";
@@ -131,6 +132,7 @@ export async function serveRouter(
     queues,
     rooms,
     health,
+    recordings: new RecordingBudget(settings, metrics),
     settle: createSettle({ usage, metrics: calls, logger }),
     metrics: calls,
     limits,

@@ -141,7 +141,16 @@ export interface TestMesh {
   close(): Promise<void>;
 }
 
+/** An agent that the test itself runs. */
+export interface OutsideAgent {
+  readonly nodeId: string;
+  readonly replicaId: string;
+  readonly linkAddress: string;
+  readonly linkToken: string;
+}
+
 export interface TestMeshOptions {
+  readonly outside?: readonly OutsideAgent[];
   readonly agents?: readonly TestAgentOptions[];
   /** Flags of the router, such as `--ready-wait=0`. */
   readonly flags?: readonly string[];
@@ -150,6 +159,7 @@ export interface TestMeshOptions {
 export async function startTestMesh(options: TestMeshOptions = {}): Promise<TestMesh> {
   const stateDir = await mkdtemp(join(tmpdir(), "router-test-"));
   const agents: TestAgent[] = [];
+  const { outside = [] } = options;
   for (const [index, agent] of (options.agents ?? [{}]).entries()) {
     const defaults = { nodeId: `node-${index + 1}`, replicaIds: [`replica-${index + 1}`] };
     agents.push(await TestAgent.start({ ...defaults, ...agent }));
@@ -162,14 +172,16 @@ export async function startTestMesh(options: TestMeshOptions = {}): Promise<Test
     models: [{ name: "pocket", created: 1_700_000_000n }],
     aliases: [{ name: "small", model: "pocket" }],
     deployments: [{ name: "pocket-deployment", model: "pocket" }],
-    nodes: agents.map((agent) => nodeOf(agent)),
-    replicas: agents.flatMap((agent) =>
-      agent.options.replicaIds.map((replicaId) => ({
-        replicaId,
-        deployment: "pocket-deployment",
-        nodeId: agent.options.nodeId,
-      })),
-    ),
+    nodes: [
+      ...agents.map((agent) => nodeOf(agent)),
+      ...outside.map(({ nodeId, linkAddress, linkToken }) => ({ nodeId, linkAddress, linkToken, name: nodeId })),
+    ],
+    replicas: [
+      ...agents.flatMap(({ options: { replicaIds, nodeId } }) =>
+        replicaIds.map((replicaId) => ({ replicaId, nodeId })),
+      ),
+      ...outside,
+    ].map(({ replicaId, nodeId }) => ({ replicaId, nodeId, deployment: "pocket-deployment" })),
     keys: [
       keyOf(key, KeyRole.INFERENCE),
       keyOf(otherKey, KeyRole.INFERENCE, "project-2"),

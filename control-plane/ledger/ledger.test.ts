@@ -109,6 +109,26 @@ describe("recording", () => {
     expect((await entries()).map((entry) => entry.record)).toEqual([late]);
   });
 
+  test("counts a call that moved once, with its router's count, whoever reports first", async () => {
+    const tokens = (completionTokens: number) => ({ usage: { promptTokens: 10, cachedTokens: 4, completionTokens } });
+    const lost = seenByAgent("c1", { ...tokens(7), outcome: Outcome.FAILED, reason: Reason.DRAINING });
+    // Each agent counts the call from its beginning.
+    const last = seenByAgent("c1", { ...tokens(12), nodeId: "node_2", startedAtMs: BigInt(startMs + 50) });
+    const whole = call("c1", { ...tokens(12), nodeId: "node_2", attempts: 2 });
+    const reports: { record: UsageRecord; reporter: Reporter }[] = [
+      { record: lost, reporter: agent },
+      { record: last, reporter: { kind: "agent", nodeId: "node_2" } },
+      { record: whole, reporter: router },
+    ];
+    for (const order of [reports, reports.toReversed(), [...reports.slice(1), ...reports.slice(0, 1)]]) {
+      await database.sql`TRUNCATE usage_records, usage_agent_reports`;
+      for (const { record, reporter } of order) await ledger.recordUsage([record], reporter);
+      expect((await entries()).map(({ record }) => record)).toEqual([whole]);
+      const [total] = await ledger.summarizeUsage(create(SummarizeUsageRequestSchema));
+      expect(total).toMatchObject({ calls: 1n, promptTokens: 10n, completionTokens: 12n });
+    }
+  });
+
   test("takes a node's word for no node but itself", async () => {
     await ledger.recordUsage([seenByAgent("c1", { nodeId: "node_other" })], agent);
     expect((await entries())[0]?.record?.nodeId).toBe("node_1");

@@ -23,6 +23,9 @@ import { type CallRunner, type EncodedLoads, Session, type SessionLimits, type S
 
 const protocolVersion = 1;
 
+/** Of a drain's time, what its last calls have to end and to be taken elsewhere, milliseconds. */
+const longestHandoverMs = 1_000;
+
 export interface LinkServerOptions {
   /** Undefined until the control plane has admitted this node for the first time. */
   readonly identity: () => { readonly nodeId: string; readonly linkToken: string } | undefined;
@@ -86,13 +89,18 @@ export class LinkServer {
     for (const session of this.#sessions) session.setPrefixes(replicaId, change);
   }
 
-  /** Announces the drain to every router; resolves when the last call has ended, at the latest after the timeout. */
+  /**
+   * Announces the drain to every router; resolves when the last call has ended, at the latest after the timeout. Calls
+   * that still run a little before that are ended as DRAINING, so that their routers can take them elsewhere in time.
+   */
   async drain(timeoutMs: number): Promise<void> {
     this.#draining = { timeoutMs };
     if (this.#sessions.size === 0) return;
     const emptied = new Promise<void>((resolve) => (this.#emptied = resolve));
-    for (const session of this.#sessions) session.drain(timeoutMs);
-    const cut = this.#options.clock.setTimer(timeoutMs, () => {
+    const handoverMs = Math.min(longestHandoverMs, timeoutMs / 2);
+    const runMs = timeoutMs - handoverMs;
+    for (const session of this.#sessions) session.drain(runMs);
+    const cut = this.#options.clock.setTimer(runMs, () => {
       const error = new MeshError(Reason.DRAINING, "The node shut down before the call was finished; try another one.");
       for (const session of this.#sessions) session.cancelAll(error);
       // Whatever has not ended by now hangs on a router that does not read.
@@ -100,7 +108,7 @@ export class LinkServer {
         for (const session of this.#sessions) session.close(error);
         this.#emptied?.();
       };
-      this.#options.clock.setTimer(1_000, closeAll);
+      this.#options.clock.setTimer(handoverMs, closeAll);
     });
     await emptied;
     cut.cancel();

@@ -1,49 +1,127 @@
+import { create } from "@bufbuild/protobuf";
 import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
-import type { LinkCall } from "../link/link.ts";
+import { type CallEnd, CallEndSchema, Method } from "#gen/helixmesh/link/v1/link_pb.ts";
+import type { Timer } from "#kernel/clock.ts";
+import type { LinkCall, LinkCallEvents, LinkStart } from "../link/link.ts";
 import type { Picked } from "../routing/routes.ts";
 import type { SentCall } from "../routing/sent-call.ts";
 import type { CallParts } from "./call-parts.ts";
 
-/** One dispatch of a call to a replica, and who learns how it fares: routing, failure handling and the queue. */
-export class Attempt {
-  readonly picked: Picked;
-  readonly link: LinkCall;
-  readonly #parts: CallParts;
-  readonly #sent: SentCall;
-  readonly #sentMs: number;
-  #answered = false;
+/** Whoever made an attempt hears of it until its end, or until it leaves it. */
+export interface AttemptOwner {
+  /** Lent bytes, as for LinkCallEvents. */
+  onResponse(attempt: Attempt, bytes: Uint8Array, start: number, end: number): void;
+  onTokens(count: number, nowMs: number): void;
+  /** Last, once: the agent's last word, or ENGINE_STALLED when it said nothing for too long. */
+  onEnd(attempt: Attempt, end: CallEnd): void;
+}
 
-  constructor(parts: CallParts, picked: Picked, link: LinkCall) {
-    this.picked = picked;
-    this.link = link;
+/**
+ * One dispatch of a call to a replica, and who learns how it fares: routing, failure handling and the queue. Watches
+ * that a generation's first token and then each next one come in time.
+ */
+export class Attempt implements LinkCallEvents {
+  readonly picked: Picked;
+  /** The engine's seeded draws are a function of (seed, position); known once it has begun. */
+  seedByPosition = false;
+  readonly #parts: CallParts;
+  readonly #owner: AttemptOwner;
+  #link: LinkCall | undefined;
+  #sent: SentCall | undefined;
+  #sentMs = 0;
+  /** When it last brought a token; when it was sent before the first. */
+  #progressMs = 0;
+  #timer: Timer | undefined;
+  #answered = false;
+  /** Failure handling knows how it went. */
+  #judged = false;
+  #left = false;
+
+  constructor(parts: CallParts, picked: Picked, owner: AttemptOwner) {
     this.#parts = parts;
-    this.#sent = picked.dispatched();
-    this.#sentMs = parts.clock.monotonicMs();
-    parts.health.dispatched(picked.replicaId, picked.deployment);
+    this.picked = picked;
+    this.#owner = owner;
+  }
+
+  /** Once. False: the replica takes no calls at this moment, and nothing happened. */
+  begin(start: LinkStart): boolean {
+    const { pool, clock, health, settings } = this.#parts;
+    const { nodeId, replicaId, deployment } = this.picked;
+    this.seedByPosition = pool.replica(nodeId, replicaId)?.capabilities?.seedByPosition ?? false;
+    this.#link = pool.start(nodeId, start, this);
+    if (!this.#link) return false;
+    this.#sent = this.picked.dispatched();
+    this.#sentMs = this.#progressMs = clock.monotonicMs();
+    health.dispatched(replicaId, deployment);
+    if (start.method === Method.GENERATE) {
+      this.#watch(Math.min(settings.firstTokenTimeoutMs, settings.interTokenTimeoutMs));
+    }
+    return true;
+  }
+
+  onResponse(bytes: Uint8Array, start: number, end: number): void {
+    if (!this.#left) this.#owner.onResponse(this, bytes, start, end);
+  }
+
+  onTokens(count: number): void {
+    if (this.#left) return;
+    this.#progressMs = this.#parts.clock.monotonicMs();
+    this.#owner.onTokens(count, this.#progressMs);
+  }
+
+  onEnd(end: CallEnd): void {
+    this.#timer?.cancel();
+    this.#sent?.ended();
+    const { rooms, queues } = this.#parts;
+    const { nodeId, replicaId, deployment } = this.picked;
+    if (end.reason === Reason.UNSPECIFIED) {
+      this.#succeeded();
+      rooms.ended(replicaId);
+    } else this.#failed(end.reason);
+    if (end.reason === Reason.OVERLOADED) rooms.refused(nodeId, replicaId);
+    queues.freed(deployment);
+    if (!this.#left) this.#owner.onEnd(this, end);
   }
 
   /** The engine took the call. */
   admitted(promptTokens: number): void {
-    this.#sent.admitted(promptTokens);
+    this.#sent?.admitted(promptTokens);
   }
 
   /** The first output of a generation. */
   firstToken(): void {
-    this.#sent.firstToken();
+    this.#progressMs = this.#parts.clock.monotonicMs();
+    this.#sent?.firstToken();
     this.#succeeded();
   }
 
-  /** The agent's last word; its place is free. */
-  ended(reason: Reason): void {
-    this.#sent.ended();
-    const { health, rooms, queues } = this.#parts;
-    const { nodeId, replicaId, deployment } = this.picked;
-    if (reason === Reason.UNSPECIFIED) {
-      this.#succeeded();
-      rooms.ended(replicaId);
-    } else health.failed(replicaId, reason);
-    if (reason === Reason.OVERLOADED) rooms.refused(nodeId, replicaId);
-    queues.freed(deployment);
+  /** Stops it; its end still comes. */
+  cancel(): void {
+    this.#timer?.cancel();
+    this.#link?.cancel();
+  }
+
+  /** Stops it, and its owner hears nothing more of it. */
+  leave(): void {
+    this.#left = true;
+    this.cancel();
+  }
+
+  #watch(leftMs: number): void {
+    this.#timer = this.#parts.clock.setTimer(leftMs, () => this.#look());
+  }
+
+  /** Tokens set no timers: that would cost more than relaying them. */
+  #look(): void {
+    const { clock, settings } = this.#parts;
+    const limitMs = this.#answered ? settings.interTokenTimeoutMs : settings.firstTokenTimeoutMs;
+    const leftMs = this.#progressMs + limitMs - clock.monotonicMs();
+    if (leftMs > 0) return this.#watch(leftMs);
+    this.#failed(Reason.ENGINE_STALLED);
+    this.leave();
+    const limit = `${limitMs} ms`;
+    const message = `The replica gave no ${this.#answered ? "further" : "first"} token within ${limit}.`;
+    this.#owner.onEnd(this, create(CallEndSchema, { reason: Reason.ENGINE_STALLED, message, limit }));
   }
 
   #succeeded(): void {
@@ -53,5 +131,11 @@ export class Attempt {
     const tookMs = clock.monotonicMs() - this.#sentMs;
     health.succeeded(this.picked.replicaId, tookMs);
     queues.served(this.picked.deployment, tookMs);
+  }
+
+  #failed(reason: Reason): void {
+    if (this.#judged) return;
+    this.#judged = true;
+    this.#parts.health.failed(this.picked.replicaId, reason);
   }
 }

@@ -5,6 +5,14 @@ import { type Settlement, outcomeName } from "./settle.ts";
 export interface CallMetrics {
   settled(settlement: Settlement): void;
   retried(reason: string): void;
+  /** A call with output lost its replica and goes on elsewhere. */
+  moves(reason: string): void;
+  /** It has its next output, so long after. */
+  moved(afterMs: number): void;
+  /** A call with output lost its replica and cannot go on. */
+  stayed(why: string): void;
+  /** A call that was given to two replicas had its first token from the second (won) or the first (lost). */
+  hedged(deployment: string, result: "won" | "lost"): void;
   /** A client did not take what was generated for it. */
   slowClientCut(): void;
   /** A call was not copied to its shadow deployment: as many copies as may run are running. */
@@ -38,6 +46,20 @@ export function callMetrics(metrics: Metrics): CallMetrics {
   );
   const tokens = metrics.counter("router_tokens_total", "Tokens of settled calls.", ["model", "kind"]);
   const retries = metrics.counter("router_retries_total", "Attempts that failed before the first token.", ["reason"]);
+  const moves = metrics.counter("router_moves_total", "Calls with output that went on at another replica.", ["reason"]);
+  const gaps = metrics.histogram(
+    "router_move_seconds",
+    "From the loss of a call's replica to its next output.",
+    [],
+    [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30],
+  );
+  const stays = metrics.counter("router_moves_refused_total", "Calls with output that lost their replica and failed.", [
+    "why",
+  ]);
+  const hedges = metrics.counter("router_hedges_total", "Calls given to a second replica for want of a first token.", [
+    "deployment",
+    "result",
+  ]);
   const cut = metrics.counter("router_slow_clients_cut_total", "Calls ended because the client did not read.");
   const unshadowed = metrics.counter("router_shadows_skipped_total", "Shadow copies not made because too many run.");
   return {
@@ -54,6 +76,10 @@ export function callMetrics(metrics: Metrics): CallMetrics {
       if (settlement.completionTokens > 0) tokens.inc({ model, kind: "completion" }, settlement.completionTokens);
     },
     retried: (reason) => retries.inc({ reason }),
+    moves: (reason) => moves.inc({ reason }),
+    moved: (afterMs) => gaps.observe(afterMs / 1000),
+    stayed: (why) => stays.inc({ why }),
+    hedged: (deployment, result) => hedges.inc({ deployment, result }),
     slowClientCut: () => cut.inc(),
     shadowSkipped: () => unshadowed.inc(),
   };

@@ -12,6 +12,8 @@ import type { ReplicaView } from "../routing/replica-view.ts";
 import type { Routes } from "../routing/routes.ts";
 import type { CallMetrics } from "./call-metrics.ts";
 import type { CallContext } from "./calls.ts";
+import type { Drawing } from "./continuity.ts";
+import type { RecordingBudget } from "./recording-budget.ts";
 import type { Settle } from "./settle.ts";
 import type { ResponseSink } from "./sink.ts";
 
@@ -22,8 +24,13 @@ export interface CallSettings {
   readonly readyWaitMs: number;
   /** How long a cancelled call waits for the agent to say what it had generated. */
   readonly cancelGraceMs: number;
-  /** Times a call may be dispatched. */
+  /** Longest from a dispatch to the first output of a generation, and from one token of it to the next. */
+  readonly firstTokenTimeoutMs: number;
+  readonly interTokenTimeoutMs: number;
+  /** Times a call may be dispatched without bringing anything. */
   readonly maxAttempts: number;
+  /** Times a call with output may go on elsewhere. */
+  readonly maxMoves: number;
   /** Bytes generated for a client that has not taken them. */
   readonly maxBufferedBytes: number;
 }
@@ -45,6 +52,7 @@ export interface CallParts {
   readonly queues: Queues;
   readonly rooms: Rooms;
   readonly health: Health;
+  readonly recordings: RecordingBudget;
   readonly settle: Settle;
   readonly metrics: CallMetrics;
   readonly clock: Clock;
@@ -66,6 +74,8 @@ export interface CallSpec {
   readonly promptBlocks: Uint32Array | undefined;
   /** Only this deployment may serve it, now or never; undefined means any of the model's, after a wait if need be. */
   readonly deployment: string | undefined;
+  /** For generations. */
+  readonly drawing: Drawing;
   readonly labels: Readonly<Record<string, string>>;
   readonly sink: ResponseSink;
   readonly permit: Permit;

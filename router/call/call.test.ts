@@ -1,220 +1,8 @@
-import { create, toBinary } from "@bufbuild/protobuf";
 import { describe, expect, test } from "vitest";
-import { SnapshotSchema } from "#gen/helixmesh/discovery/v1/discovery_pb.ts";
 import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
-import { GenerateResponseSchema } from "#gen/helixmesh/inference/v1/inference_pb.ts";
-import { type CallEnd, CallEndSchema, Method } from "#gen/helixmesh/link/v1/link_pb.ts";
-import { EngineCapabilitiesSchema, Outcome, ReplicaState } from "#gen/helixmesh/type/v1/type_pb.ts";
-import { ManualClock } from "#kernel/clock.ts";
+import { Outcome } from "#gen/helixmesh/type/v1/type_pb.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
-import { Metrics } from "#kernel/metrics.ts";
-import { seededRandom } from "#kernel/random.ts";
-import { startSpan } from "#kernel/trace.ts";
-import { Queues } from "../admission/queues.ts";
-import { Rooms } from "../admission/rooms.ts";
-import { indexSnapshot } from "../discovery/snapshot.ts";
-import { Health } from "../failure/health.ts";
-import { PrefixIndex } from "../routing/prefix-index.ts";
-import { Routes } from "../routing/routes.ts";
-import { routingMetrics } from "../routing/routing-metrics.ts";
-import type { LinkCallEvents, LinkStart } from "../link/link.ts";
-import { Call } from "./call.ts";
-import { callMetrics } from "./call-metrics.ts";
-import type { CallLinks, CallSettings } from "./call-parts.ts";
-import type { Settlement } from "./settle.ts";
-import type { ResponseSink } from "./sink.ts";
-
-/** Links under the test's control, in the place of the pool. */
-class ScriptedLinks implements CallLinks {
-  readonly ready = new Set<string>();
-  readonly starts: { readonly start: LinkStart; readonly events: LinkCallEvents; cancelled: boolean }[] = [];
-  readonly #listeners = new Set<() => void>();
-  queues: Queues | undefined;
-  /** Each in turn, from r1. */
-  readonly routes: Routes;
-
-  constructor(clock: ManualClock) {
-    const metrics = routingMetrics(new Metrics("test"));
-    const random = seededRandom(1);
-    this.routes = new Routes({
-      lookup: (nodeId, replicaId) => this.replica(nodeId, replicaId),
-      prefixes: new PrefixIndex({ maxEntries: 1_000, random, metrics }),
-      policy: "round-robin",
-      blockBytes: 256,
-      clock,
-      random,
-      metrics,
-    });
-    this.routes.follow(snapshot);
-  }
-
-  replica(_nodeId: string, replicaId: string) {
-    if (!this.ready.has(replicaId)) return undefined;
-    const capabilities = create(EngineCapabilitiesSchema, { generate: true });
-    return { state: ReplicaState.READY, capabilities, load: undefined, inFlight: 0 };
-  }
-
-  start(_nodeId: string, start: LinkStart, events: LinkCallEvents) {
-    const entry = { start, events, cancelled: false };
-    this.starts.push(entry);
-    return { cancel: () => void (entry.cancelled = true) };
-  }
-
-  onChange(listener: () => void) {
-    this.#listeners.add(listener);
-    return () => void this.#listeners.delete(listener);
-  }
-
-  change(...ready: string[]): void {
-    this.ready.clear();
-    for (const replicaId of ready) this.ready.add(replicaId);
-    this.routes.linkChanged();
-    const listeners = [...this.#listeners];
-    for (const listener of listeners) listener();
-    this.queues?.changed();
-  }
-
-  get waiting(): number {
-    return this.#listeners.size + (this.queues?.waiting ?? 0);
-  }
-}
-
-const snapshot = indexSnapshot(
-  create(SnapshotSchema, {
-    models: [{ name: "pocket" }],
-    deployments: [{ name: "d", model: "pocket" }],
-    replicas: ["r1", "r2", "r3"].map((replicaId) => ({ replicaId, deployment: "d", nodeId: `n-${replicaId}` })),
-  }),
-);
-
-const defaults: CallSettings = {
-  callTimeoutMs: 60_000,
-  readyWaitMs: 10_000,
-  cancelGraceMs: 1_000,
-  maxAttempts: 3,
-  maxBufferedBytes: 1_000,
-};
-
-/** A client under the test's control. */
-class TestClient implements ResponseSink {
-  readonly got: Uint8Array[] = [];
-  /** How the answer ended. */
-  end: { readonly kind: "finished" } | { readonly kind: "failed" | "cut"; readonly error: MeshError } | undefined;
-  reads = true;
-  /** Gets its answer whole, at the end. */
-  whole = false;
-
-  write(bytes: Uint8Array, start: number, end: number): boolean {
-    this.got.push(new Uint8Array(bytes.subarray(start, end)));
-    return this.reads;
-  }
-  finish(): void {
-    this.#over({ kind: "finished" });
-  }
-  fail(error: MeshError): void {
-    this.#over({ kind: "failed", error });
-  }
-  cut(error: MeshError): void {
-    this.#over({ kind: "cut", error });
-  }
-  restart(): boolean {
-    if (this.whole) this.got.length = 0;
-    return this.whole;
-  }
-  #over(end: NonNullable<TestClient["end"]>): void {
-    if (this.end) throw new Error("the answer ended twice");
-    this.end = end;
-  }
-}
-
-function begin(options: { ready?: string[]; settings?: Partial<CallSettings>; timeoutMs?: number } = {}) {
-  const clock = new ManualClock();
-  const links = new ScriptedLinks(clock);
-  links.change(...(options.ready ?? []));
-  const metrics = new Metrics("test");
-  const random = seededRandom(1);
-  const health = new Health({ settings: { ejectPercent: 30, retryPercent: 20 }, clock, random, metrics });
-  const rooms = new Rooms({
-    snapshot: () => snapshot,
-    replica: (nodeId, replicaId) => links.replica(nodeId, replicaId),
-    avoided: () => health.avoided(),
-  });
-  const bounds = { maxEntries: 10, maxBytes: 10_000, maxWaitMs: 5_000, promoteAfterMs: 1_000 };
-  const queues = new Queues({ bounds, room: (deployment) => rooms.of(deployment), clock, metrics });
-  links.queues = queues;
-  const settlements: Settlement[] = [];
-  const client = new TestClient();
-  const permits = { released: 0 };
-  const call = new Call(
-    {
-      settings: { ...defaults, ...options.settings },
-      routes: links.routes,
-      pool: links,
-      settle: (settlement) => settlements.push(settlement),
-      queues,
-      rooms,
-      health,
-      metrics: callMetrics(metrics),
-      clock,
-      random,
-    },
-    {
-      context: {
-        callId: "call-1",
-        door: "grpc",
-        principal: { keyId: "k", projectId: "p" },
-        timeoutMs: options.timeoutMs,
-        traceparent: undefined,
-      },
-      method: Method.GENERATE,
-      model: "pocket",
-      request: new Uint8Array(),
-      promptBlocks: undefined,
-      deployment: undefined,
-      priority: 5,
-      needs: [{ capability: "generate", parameter: "model" }],
-      labels: {},
-      sink: client,
-      permit: { release: () => void (permits.released += 1) },
-      span: startSpan("test", { kind: "server" }),
-      startedAtMs: clock.nowMs(),
-    },
-  );
-  call.begin();
-  const ask = (index: number) => links.starts[index] ?? never();
-  return { clock, links, settlements, client, permits, call, ask };
-}
-
-/** One step's news of a call. */
-function send({ events }: { readonly events: LinkCallEvents }, responses: readonly Uint8Array[], tokens: number): void {
-  for (const response of responses) {
-    const lent = Buffer.concat([Buffer.from([0]), response]);
-    events.onResponse(lent, 1, lent.length);
-    lent.fill(0xff);
-  }
-  if (tokens > 0) events.onTokens(tokens);
-}
-
-function never(): never {
-  throw new Error("the test expected one");
-}
-
-const started = toBinary(
-  GenerateResponseSchema,
-  create(GenerateResponseSchema, { event: { case: "started", value: { promptTokens: 7 } } }),
-);
-const delta = toBinary(
-  GenerateResponseSchema,
-  create(GenerateResponseSchema, { event: { case: "delta", value: { text: "a" } } }),
-);
-const end = (reason: Reason, completionTokens = 0): CallEnd =>
-  create(CallEndSchema, {
-    reason,
-    message: reason === 0 ? "" : "it failed.",
-    usage: { promptTokens: 7, completionTokens },
-  });
-
-const failed = (reason: Reason) => ({ kind: "failed", error: expect.objectContaining({ reason }) as unknown });
+import { begin, delta, end, failed, send, started } from "./test-call.ts";
 
 describe("a call", () => {
   test("relays what the agent sends and is settled once with its count and times", () => {
@@ -269,8 +57,8 @@ describe("a call", () => {
     },
   );
 
-  test("does not go elsewhere after output has reached the client", () => {
-    const { links, client, ask } = begin({ ready: ["r1", "r2"] });
+  test("does not go elsewhere after output has reached the client where moving is off", () => {
+    const { links, client, ask } = begin({ ready: ["r1", "r2"], settings: { maxMoves: 0 } });
     send(ask(0), [started, delta], 1);
     ask(0).events.onEnd(end(Reason.NODE_LOST));
     expect(client.end).toEqual(failed(Reason.NODE_LOST));
@@ -414,8 +202,8 @@ describe("a call", () => {
     expect(settlements).toMatchObject([{ outcome: Outcome.FAILED, completionTokens: 5 }]);
   });
 
-  test("begins anew after output when its client gets the answer whole", () => {
-    const { client, ask, settlements } = begin({ ready: ["r1", "r2"] });
+  test("begins anew after output when its client gets the answer whole and it cannot move", () => {
+    const { client, ask, settlements } = begin({ ready: ["r1", "r2"], settings: { maxMoves: 0 } });
     client.whole = true;
     send(ask(0), [started, delta, delta], 2);
     ask(0).events.onEnd(end(Reason.NODE_LOST));
@@ -427,7 +215,7 @@ describe("a call", () => {
   });
 
   test("does not call an answer incomplete that its client never saw", () => {
-    const { client, ask } = begin({ ready: ["r1"], settings: { maxAttempts: 1 } });
+    const { client, ask } = begin({ ready: ["r1"], settings: { maxAttempts: 1, maxMoves: 0 } });
     client.whole = true;
     send(ask(0), [started, delta], 1);
     ask(0).events.onEnd(end(Reason.NODE_LOST));

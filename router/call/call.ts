@@ -1,30 +1,31 @@
+import { create } from "@bufbuild/protobuf";
 import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
-import { type CallEnd, Method } from "#gen/helixmesh/link/v1/link_pb.ts";
+import { type CallEnd, CallEndSchema, Method } from "#gen/helixmesh/link/v1/link_pb.ts";
 import { Outcome, type Usage } from "#gen/helixmesh/type/v1/type_pb.ts";
 import type { Timer } from "#kernel/clock.ts";
 import { unreachable } from "#kernel/invariant.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
 import type { Picked } from "../routing/routes.ts";
-import { Attempt } from "./attempt.ts";
+import { Attempt, type AttemptOwner } from "./attempt.ts";
 import type { CallParts, CallSpec } from "./call-parts.ts";
+import { unrepeatable } from "./continuity.ts";
 import { Delivery } from "./delivery.ts";
-import { type Place, Placement } from "./placement.ts";
+import { Hedge } from "./hedge.ts";
+import { Recording } from "./recording.ts";
 import { mayRetryElsewhere } from "./retry.ts";
+import { Search } from "./search.ts";
 import type { RunningCall } from "./sink.ts";
+import { staysBecause } from "./stay.ts";
 import { Tally } from "./tally.ts";
 
 /**
- * placing → dispatched → started → relaying → settled, with `waiting` until it is the call's turn and `cancelling`
- * between our cancel and the agent's last word. Until the client has output a failed attempt may go back to placing.
+ * searching → asking → relaying → settled, with `cancelling` between our cancel and the agent's last word. A failed
+ * attempt goes back to searching: before output to begin again, afterwards to go on where it stopped.
  */
 type CallState =
-  | { readonly kind: "placing" }
-  /** `cold`: because no replica was ready when it began to wait. */
-  | { readonly kind: "waiting"; readonly sinceMs: number; readonly cold: boolean; readonly stop: () => void }
-  | { readonly kind: "dispatched"; readonly attempt: Attempt }
-  /** The engine took it; the sink has Started and nothing else. */
-  | { readonly kind: "started"; readonly attempt: Attempt }
-  /** The sink has output: the call begins anew only where the sink can forget it. */
+  | { readonly kind: "searching" }
+  /** The sink has nothing of these attempts but Started; the second of them is a hedge. */
+  | { readonly kind: "asking"; readonly attempts: readonly [Attempt, Attempt?] }
   | { readonly kind: "relaying"; readonly attempt: Attempt }
   | { readonly kind: "cancelling"; readonly outcome: Outcome; readonly error: MeshError; readonly timer: Timer }
   | { readonly kind: "settled" };
@@ -36,104 +37,50 @@ const startedTag = 0x0a;
 const deadlineSlackMs = 100;
 
 /** One inference in flight, from admission to its one settlement. */
-export class Call implements RunningCall {
+export class Call implements RunningCall, AttemptOwner {
   readonly #parts: CallParts;
   readonly #spec: CallSpec;
   readonly #startMs: number;
   readonly #deadlineMs: number;
   readonly #deadline: Timer;
-  readonly #placement: Placement;
+  readonly #search: Search;
   readonly #delivery: Delivery;
+  readonly #recording: Recording;
+  readonly #hedge: Hedge;
   readonly #tally = new Tally();
-  #state: CallState = { kind: "placing" };
-  /** Where it was dispatched last. */
+  #state: CallState = { kind: "searching" };
+  /** Where it was dispatched last, or where the output came from. */
   #picked: Picked | undefined;
-  #attempts = 0;
-  /** Without a ready replica. */
-  #waitedMs = 0;
+  #dispatches = 0;
+  /** Dispatches since the sink had output last; hedges do not count. */
+  #tries = 0;
+  #moves = 0;
+  /** When the replica was lost whose output has to be continued. */
+  #lostMs: number | undefined;
   #startedSent = false;
+  /** The sink has more than Started: what follows must continue it. */
+  #hasOutput = false;
+  #unrepeatable = false;
 
   constructor(parts: CallParts, spec: CallSpec) {
     const { clock, settings } = parts;
     this.#parts = parts;
     this.#spec = spec;
     this.#startMs = clock.monotonicMs();
-    this.#placement = new Placement(parts, spec);
-    this.#delivery = new Delivery(spec.sink, settings.maxBufferedBytes);
     const timeoutMs = Math.min(settings.callTimeoutMs, spec.context.timeoutMs ?? Number.POSITIVE_INFINITY);
     this.#deadlineMs = this.#startMs + timeoutMs;
     this.#deadline = clock.setTimer(timeoutMs, () => this.#stop(Outcome.FAILED, deadlineExceeded(timeoutMs)));
+    this.#search = new Search(parts, spec, this.#deadlineMs, {
+      onFound: (picked) => this.#dispatch(picked),
+      onGivenUp: (error) => this.#fail(error, undefined),
+    });
+    this.#delivery = new Delivery(spec.sink, settings.maxBufferedBytes);
+    this.#recording = new Recording(parts.recordings, spec.method === Method.GENERATE && settings.maxMoves > 0);
+    this.#hedge = new Hedge(parts, spec, this.#search);
   }
 
   begin(): void {
-    const { health, rooms } = this.#parts;
-    const { deployment, model } = this.#spec;
-    const place = this.#placement.choose();
-    if (deployment !== undefined) return this.#take(place);
-    const line = place.kind === "dispatch" ? place.picked.deployment : rooms.lineOf(model);
-    health.called(line);
-    if (place.kind === "refuse") this.#fail(place.error, undefined);
-    else this.#enter(line, place);
-  }
-
-  /** Waits for its turn in the deployment's queue; at a turn that comes at once `place` is where it goes. */
-  #enter(deployment: string, place: Place | undefined): void {
-    const { queues, rooms, clock } = this.#parts;
-    const { context, priority, request } = this.#spec;
-    let atOnce = place;
-    const ask = {
-      deployment,
-      tenant: context.principal.projectId,
-      priority,
-      deadlineMs: this.#deadlineMs,
-      bytes: request.length,
-      free: place?.kind === "dispatch" && !place.picked.saturated,
-    };
-    const ticket = queues.enter(ask, {
-      onTurn: () => {
-        this.#leaveWaiting();
-        if (atOnce) this.#take(atOnce);
-        else this.#turn(deployment);
-      },
-      onRefused: (error) => {
-        this.#leaveWaiting();
-        this.#fail(error, undefined);
-      },
-    });
-    atOnce = undefined;
-    if (!ticket) return;
-    const { stop } = this.#limitColdWait(deployment);
-    this.#state = {
-      kind: "waiting",
-      sinceMs: clock.monotonicMs(),
-      cold: rooms.of(deployment) === "cold",
-      stop() {
-        stop();
-        ticket.leave();
-      },
-    };
-  }
-
-  /** It waited for `deployment`; where that is not ready another one may be, which has a queue of its own. */
-  #turn(deployment: string): void {
-    const place = this.#placement.choose(deployment);
-    const moves = place.kind === "dispatch" && place.picked.saturated && place.picked.deployment !== deployment;
-    if (moves) this.#enter(place.picked.deployment, place);
-    else this.#take(place);
-  }
-
-  /** The queue bounds how long a call waits for room; how long it waits for any ready replica is bounded here. */
-  #limitColdWait(deployment: string): { readonly stop: () => void } {
-    const { clock, settings, rooms } = this.#parts;
-    let timer: Timer;
-    const watch = (leftMs: number): void => {
-      timer = clock.setTimer(leftMs, () => {
-        if (rooms.of(deployment) !== "cold") watch(settings.readyWaitMs);
-        else if (this.#leaveWaiting()) this.#fail(this.#placement.exhausted(this.#waitedMs), undefined);
-      });
-    };
-    watch(Math.max(0, settings.readyWaitMs - this.#waitedMs));
-    return { stop: () => timer.cancel() };
+    this.#search.begin();
   }
 
   resume(): void {
@@ -156,151 +103,174 @@ export class Call implements RunningCall {
     this.#stop(Outcome.FAILED, error);
   }
 
-  #take(place: Place): void {
-    switch (place.kind) {
-      case "dispatch":
-        return this.#dispatch(place.picked);
-      case "queue":
-        return this.#enter(place.deployment, undefined);
-      case "wait":
-        return this.#wait(place.retryInMs);
-      case "refuse":
-        return this.#fail(place.error, undefined);
-      default:
-        unreachable(place);
+  onResponse(attempt: Attempt, bytes: Uint8Array, start: number, end: number): void {
+    if (this.#state.kind !== "relaying" && !this.#isForClient(attempt, bytes, start, end)) return;
+    if (this.#unrepeatable) {
+      const marked = unrepeatable(bytes, start, end);
+      return this.#relay(marked, 0, marked.length);
     }
+    this.#relay(bytes, start, end);
   }
 
-  /** Until something changes on the links, `retryInMs` passed, or the time for waiting is spent. */
-  #wait(retryInMs: number | undefined): void {
-    const { pool, clock, settings } = this.#parts;
-    const leftMs = settings.readyWaitMs - this.#waitedMs;
-    if (leftMs <= 0) return this.#fail(this.#placement.exhausted(this.#waitedMs), undefined);
-    const resume = (): void => {
-      if (this.#leaveWaiting()) this.#take(this.#placement.choose());
-    };
-    const timers = [
-      clock.setTimer(leftMs, () => {
-        if (this.#leaveWaiting()) this.#fail(this.#placement.exhausted(this.#waitedMs), undefined);
-      }),
-      ...(retryInMs === undefined ? [] : [clock.setTimer(retryInMs, resume)]),
-    ];
-    const stopListening = pool.onChange(resume);
-    this.#state = {
-      kind: "waiting",
-      sinceMs: clock.monotonicMs(),
-      cold: true,
-      stop() {
-        stopListening();
-        for (const timer of timers) timer.cancel();
-      },
-    };
+  onTokens(count: number, nowMs: number): void {
+    if (this.#state.kind === "cancelling") this.#tally.wasted(count);
+    else this.#tally.relayed(count, nowMs);
   }
 
-  #leaveWaiting(): boolean {
-    if (this.#state.kind !== "waiting") return false;
-    this.#state.stop();
-    if (this.#state.cold) this.#waitedMs += this.#parts.clock.monotonicMs() - this.#state.sinceMs;
-    this.#state = { kind: "placing" };
-    return true;
-  }
-
-  #dispatch(picked: Picked): void {
-    const { pool, clock } = this.#parts;
-    const { context, method, request, span } = this.#spec;
-    const start = {
-      callId: context.callId,
-      replicaId: picked.replicaId,
-      method,
-      request,
-      timeoutMs: Math.max(1, this.#deadlineMs - clock.monotonicMs()),
-      traceparent: span.traceparent,
-      model: picked.model,
-      deployment: picked.deployment,
-      relayed: [],
-    };
-    let attempt: Attempt | undefined;
-    const link = pool.start(picked.nodeId, start, {
-      onResponse: (bytes, from, to) => this.#onResponse(bytes, from, to),
-      onTokens: (count) => this.#onTokens(count),
-      onEnd: (end) => {
-        attempt?.ended(end.reason);
-        this.#onEnd(end, picked);
-      },
-    });
-    // It was ready a moment ago in this same turn, so this cannot be; if it is, waiting is right.
-    if (!link) return this.#wait(undefined);
-    this.#attempts += 1;
-    this.#picked = picked;
-    attempt = new Attempt(this.#parts, picked, link);
-    this.#state = { kind: "dispatched", attempt };
-  }
-
-  #onResponse(bytes: Uint8Array, start: number, end: number): void {
-    const state = this.#state;
-    if (state.kind !== "relaying") {
-      if (state.kind !== "dispatched" && state.kind !== "started") return;
-      const { attempt } = state;
-      if (this.#spec.method === Method.GENERATE && bytes[start] === startedTag) {
-        this.#state = { kind: "started", attempt };
-        this.#tally.started(bytes.subarray(start, end));
-        attempt.admitted(this.#tally.promptTokens);
-        // After a retry the client has its Started already.
-        if (this.#startedSent) return;
-        this.#startedSent = true;
-      } else {
-        this.#state = { kind: "relaying", attempt };
-        if (this.#spec.method === Method.GENERATE) attempt.firstToken();
-      }
-    }
-    if (!this.#delivery.push(bytes, start, end)) this.#cutSlowClient();
-  }
-
-  #onTokens(count: number): void {
-    const { kind } = this.#state;
-    if (kind === "relaying" || kind === "started") this.#tally.relayed(count, this.#parts.clock.monotonicMs());
-    else this.#tally.wasted(count);
-  }
-
-  #onEnd(end: CallEnd, picked: Picked): void {
+  onEnd(attempt: Attempt, end: CallEnd): void {
     const state = this.#state;
     switch (state.kind) {
       case "cancelling":
         state.timer.cancel();
         return this.#settle(state.outcome, state.error, end.usage);
-      case "dispatched":
-      case "started":
+      case "asking":
       case "relaying":
         break;
-      case "placing":
-      case "waiting":
+      case "searching":
       case "settled":
         return;
       default:
         unreachable(state);
     }
     if (end.reason === Reason.UNSPECIFIED) {
+      if (state.kind === "asking") this.#answers(attempt);
       this.#settle(Outcome.COMPLETED, undefined, end.usage);
       return this.#delivery.finish();
     }
-    const beginsAnew = state.kind === "relaying" && this.#delivery.restart();
-    if (beginsAnew) this.#startedSent = false;
-    const isPart = state.kind === "relaying" && !beginsAnew;
-    // Whoever has a part of an answer must know what the part is worth.
-    const advice = isPart ? " What came before is valid but incomplete; call again." : "";
-    const error = new MeshError(end.reason, `${end.message}${advice}`, { field: end.field, limit: end.limit });
-    const mayRetry = !isPart && this.#attempts < this.#parts.settings.maxAttempts;
-    const { health } = this.#parts;
-    if (mayRetry && mayRetryElsewhere(end.reason) && health.mayRetry(picked.deployment)) this.#retry(picked, error);
-    else this.#fail(error, end.usage);
+    const { reason, message, field, limit } = end;
+    const error = new MeshError(reason, message, { field, limit });
+    const other = state.kind === "asking" ? state.attempts.find((one) => one && one !== attempt) : undefined;
+    if (other) {
+      // It may still bring the answer.
+      this.#search.failed(attempt.picked, error);
+      this.#picked = other.picked;
+      this.#state = { kind: "asking", attempts: [other] };
+      return;
+    }
+    if (!mayRetryElsewhere(reason)) this.#fail(error, end.usage);
+    else if (this.#hasOutput) this.#goOn(attempt, error, end.usage, state.kind === "relaying");
+    else this.#beginAgain(attempt, error, end.usage);
   }
 
-  #retry(picked: Picked, error: MeshError): void {
-    this.#parts.metrics.retried(error.row.openAiCode ?? "");
-    this.#placement.failed(picked, error);
+  #dispatch(picked: Picked): void {
+    const attempt = this.#ask(picked);
+    if (!attempt) return this.#search.wait();
+    this.#tries += 1;
+    this.#state = { kind: "asking", attempts: [attempt] };
+    if (this.#hasOutput) return;
+    this.#hedge.arm(picked, (second) => {
+      const hedge = this.#ask(second);
+      if (hedge) this.#state = { kind: "asking", attempts: [attempt, hedge] };
+      return hedge;
+    });
+  }
+
+  /** Undefined when the replica does not take it, though it was ready a moment ago. */
+  #ask(picked: Picked): Attempt | undefined {
+    const { context, method, request, span, drawing } = this.#spec;
+    const relayed = this.#hasOutput ? this.#recording.read() : [];
+    const attempt = new Attempt(this.#parts, picked, this);
+    const begun = attempt.begin({
+      callId: context.callId,
+      replicaId: picked.replicaId,
+      method,
+      request,
+      timeoutMs: Math.max(1, this.#deadlineMs - this.#parts.clock.monotonicMs()),
+      traceparent: span.traceparent,
+      model: picked.model,
+      deployment: picked.deployment,
+      relayed: typeof relayed === "string" ? [] : relayed,
+    });
+    if (!begun) return undefined;
+    this.#dispatches += 1;
+    this.#picked = picked;
+    if (this.#hasOutput && drawing === "seeded") this.#unrepeatable ||= !attempt.seedByPosition;
+    return attempt;
+  }
+
+  /** For the first response of an attempt. False: the client has it already, or wants it no longer. */
+  #isForClient(attempt: Attempt, bytes: Uint8Array, start: number, end: number): boolean {
+    if (this.#state.kind !== "asking") return false;
+    if (this.#spec.method === Method.GENERATE) {
+      if (bytes[start] === startedTag) {
+        if (this.#hasOutput) return this.#leaveRepeating(attempt);
+        this.#tally.started(bytes.subarray(start, end));
+        attempt.admitted(this.#tally.promptTokens);
+        // After a retry, or from a hedge, it has its Started already.
+        const isFirst = !this.#startedSent;
+        this.#startedSent = true;
+        return isFirst;
+      }
+      attempt.firstToken();
+    }
+    this.#answers(attempt);
+    return true;
+  }
+
+  /** An agent of an older release, which begins a moved call anew. */
+  #leaveRepeating(attempt: Attempt): false {
+    attempt.leave();
+    const message = "The call was begun on another node, and its replica here began it anew.";
+    this.onEnd(attempt, create(CallEndSchema, { reason: Reason.NODE_LOST, message }));
+    return false;
+  }
+
+  /** The attempt brought output first; another one is stopped. */
+  #answers(attempt: Attempt): void {
+    const state = this.#state;
+    if (state.kind !== "asking") return;
+    for (const other of state.attempts) if (other !== attempt) other?.leave();
+    this.#hedge.over(attempt);
+    this.#picked = attempt.picked;
+    this.#state = { kind: "relaying", attempt };
+    this.#hasOutput = true;
+    this.#tries = 0;
+    if (this.#lostMs === undefined) return;
+    this.#parts.metrics.moved(this.#parts.clock.monotonicMs() - this.#lostMs);
+    this.#lostMs = undefined;
+  }
+
+  #relay(bytes: Uint8Array, start: number, end: number): void {
+    this.#recording.add(bytes, start, end);
+    if (!this.#delivery.push(bytes, start, end)) this.#cutSlowClient();
+  }
+
+  /** For an attempt that failed with nothing of it at the client. */
+  #beginAgain({ picked }: Attempt, error: MeshError, usage: Usage | undefined): void {
+    const { settings, health, metrics } = this.#parts;
+    if (this.#dispatches >= settings.maxAttempts || !health.mayRetry(picked.deployment))
+      return this.#fail(error, usage);
+    metrics.retried(error.row.openAiCode ?? "");
     this.#tally.restart();
-    this.#state = { kind: "placing" };
-    this.#take(this.#placement.choose());
+    this.#hedge.over(undefined);
+    this.#state = { kind: "searching" };
+    this.#search.again(picked, error);
+  }
+
+  /** For an attempt that failed after output; `brought`: some of that output was its own. */
+  #goOn(attempt: Attempt, error: MeshError, usage: Usage | undefined, brought: boolean): void {
+    const { settings, metrics, clock } = this.#parts;
+    const recorded = this.#recording.read();
+    const stays = staysBecause({ recorded, moves: this.#moves, tries: this.#tries, brought, settings });
+    const isExact = this.#spec.drawing !== "seeded" || attempt.seedByPosition;
+    if ((stays || !isExact) && this.#delivery.restart()) {
+      // Nothing of it has left the router.
+      this.#hasOutput = false;
+      this.#startedSent = false;
+      this.#unrepeatable = false;
+      this.#recording.restart();
+      return this.#beginAgain(attempt, error, usage);
+    }
+    if (stays) {
+      metrics.stayed(stays.kind);
+      return this.#fail(withText(error, `${error.message}${stays.text}`), usage);
+    }
+    metrics.moves(error.row.openAiCode ?? "");
+    if (brought) this.#moves += 1;
+    this.#unrepeatable ||= !isExact;
+    this.#lostMs ??= clock.monotonicMs();
+    this.#state = { kind: "searching" };
+    this.#search.onward(attempt.picked, error);
   }
 
   #cutSlowClient(): void {
@@ -320,20 +290,17 @@ export class Call implements RunningCall {
   #end(outcome: Outcome, error: MeshError): boolean {
     const state = this.#state;
     switch (state.kind) {
-      case "placing":
-      case "waiting":
-        this.#leaveWaiting();
+      case "searching":
+        this.#search.stop();
         this.#settle(outcome, error, undefined);
         return true;
-      case "dispatched":
-      case "started":
-      case "relaying": {
-        const { clock, settings } = this.#parts;
-        const timer = clock.setTimer(settings.cancelGraceMs, () => this.#settle(outcome, error, undefined));
-        this.#state = { kind: "cancelling", outcome, error, timer };
-        state.attempt.link.cancel();
+      case "asking":
+        state.attempts[1]?.leave();
+        this.#cancel(state.attempts[0], outcome, error);
         return true;
-      }
+      case "relaying":
+        this.#cancel(state.attempt, outcome, error);
+        return true;
       case "cancelling":
       case "settled":
         return false;
@@ -342,9 +309,20 @@ export class Call implements RunningCall {
     }
   }
 
+  #cancel(attempt: Attempt, outcome: Outcome, error: MeshError): void {
+    const { clock, settings } = this.#parts;
+    this.#hedge.over(undefined);
+    const timer = clock.setTimer(settings.cancelGraceMs, () => this.#settle(outcome, error, undefined));
+    this.#state = { kind: "cancelling", outcome, error, timer };
+    attempt.cancel();
+  }
+
   #fail(error: MeshError, usage: Usage | undefined): void {
     this.#settle(Outcome.FAILED, error, usage);
-    this.#delivery.fail(error);
+    // Whoever has a part of an answer must know what the part is worth.
+    const isPart = this.#hasOutput && !this.#delivery.restart();
+    const advice = " What came before is valid but incomplete; call again.";
+    this.#delivery.fail(isPart ? withText(error, `${error.message}${advice}`) : error);
   }
 
   /** Once, on every path. */
@@ -354,6 +332,8 @@ export class Call implements RunningCall {
     const { clock, settle, queues } = this.#parts;
     const { context, model, labels, permit, span, startedAtMs } = this.#spec;
     this.#deadline.cancel();
+    this.#hedge.over(undefined);
+    this.#recording.end();
     permit.release();
     const counted = this.#tally.result(usage, this.#startMs);
     if (this.#picked) {
@@ -369,12 +349,17 @@ export class Call implements RunningCall {
       error,
       startedAtMs,
       durationMs: clock.monotonicMs() - this.#startMs,
-      waitedMs: this.#waitedMs,
-      attempts: this.#attempts,
+      waitedMs: this.#search.waitedMs,
+      attempts: this.#dispatches,
+      moves: this.#moves,
       labels,
     };
     settle(settlement, span);
   }
+}
+
+function withText({ reason, field, limit, retryAfterMs, cause }: MeshError, message: string): MeshError {
+  return new MeshError(reason, message, { field, limit, retryAfterMs, cause });
 }
 
 function deadlineExceeded(timeoutMs: number): MeshError {

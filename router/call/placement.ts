@@ -25,6 +25,8 @@ export class Placement {
   #backoff: Backoff | undefined;
   #notBeforeMs = 0;
   #last: { readonly deployment: string; readonly error: MeshError } | undefined;
+  /** Where a call that has output must stay: another deployment may run other weights. */
+  #pinned: Pick<Picked, "model" | "deployment"> | undefined;
 
   constructor(parts: CallParts, spec: CallSpec) {
     this.#parts = parts;
@@ -33,7 +35,7 @@ export class Placement {
 
   /** `deployment`: where the call had its turn; it goes elsewhere only when nothing is ready there. */
   choose(deployment?: string): Place {
-    const fresh = this.#pickHealthy(new Set(this.#tried.keys()), deployment ?? this.#spec.deployment);
+    const fresh = this.#pickHealthy(new Set(this.#tried.keys()), deployment ?? this.#only);
     switch (fresh.kind) {
       case "picked":
         return this.#placed(fresh.picked);
@@ -46,10 +48,28 @@ export class Placement {
     }
   }
 
+  /** From now on it goes only where the output of `picked` can be continued. */
+  pin(picked: Picked): void {
+    this.#pinned = picked;
+  }
+
+  /** A replica of the same deployment that nothing speaks against. */
+  second({ replicaId, deployment }: Picked): Picked | undefined {
+    const { health, rooms } = this.#parts;
+    const exclude = new Set([replicaId, ...this.#tried.keys(), ...health.avoided(), ...rooms.refusing()]);
+    const result = this.#pick(exclude, deployment);
+    return result.kind === "picked" ? result.picked : undefined;
+  }
+
+  /** The one deployment that may serve the call, if it is only one. */
+  get #only(): string | undefined {
+    return this.#pinned?.deployment ?? this.#spec.deployment;
+  }
+
   /** All that could take it have failed it before. */
   #again(): Place {
     const full = [...this.#tried].flatMap(([replicaId, reason]) => (mayRetrySame(reason) ? [] : replicaId));
-    const again = this.#pickHealthy(new Set(full), this.#spec.deployment);
+    const again = this.#pickHealthy(new Set(full), this.#only);
     if (again.kind === "picked") {
       const pauseMs = this.#notBeforeMs - this.#parts.clock.monotonicMs();
       return pauseMs <= 0 ? this.#placed(again.picked) : { kind: "wait", retryInMs: pauseMs };
@@ -74,14 +94,27 @@ export class Placement {
       if (healthy.kind === "picked") return healthy;
     }
     const any = this.#pick(exclude, deployment);
-    if (any.kind === "picked" || deployment === this.#spec.deployment) return any;
-    return this.#pickHealthy(exclude, this.#spec.deployment);
+    if (any.kind === "picked" || deployment === this.#only) return any;
+    return this.#pickHealthy(exclude, this.#only);
   }
 
   #pick(exclude: ReadonlySet<string>, deployment: string | undefined): PickResult {
-    const { model, needs, request, promptBlocks, context, span } = this.#spec;
+    const { needs, drawing } = this.#spec;
+    if (this.#pinned && drawing === "seeded") {
+      const faithful = this.#pickWith(
+        [...needs, { capability: "seedByPosition", parameter: "seed" }],
+        exclude,
+        deployment,
+      );
+      if (faithful.kind === "picked") return faithful;
+    }
+    return this.#pickWith(needs, exclude, deployment);
+  }
+
+  #pickWith(needs: readonly Need[], exclude: ReadonlySet<string>, deployment: string | undefined): PickResult {
+    const { model, request, promptBlocks, context, span } = this.#spec;
     return this.#parts.routes.pick({
-      model,
+      model: this.#pinned?.model ?? model,
       needs,
       promptBytes: request.length,
       promptBlocks,

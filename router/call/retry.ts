@@ -1,12 +1,13 @@
 import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
 
-/** Whether an attempt that failed for this reason, with nothing generated, may be made again on another replica. */
+/** Whether an attempt that failed for this reason may be made again on another replica, or go on there. */
 export function mayRetryElsewhere(reason: Reason): boolean {
   switch (reason) {
     case Reason.NODE_LOST:
     case Reason.DRAINING:
     case Reason.NO_READY_REPLICA:
     case Reason.ENGINE_FAILED:
+    case Reason.ENGINE_STALLED:
     case Reason.OVERLOADED:
       return true;
     default:

@@ -22,6 +22,7 @@ import { resolve } from "../routing/resolve.ts";
 import { Call } from "./call.ts";
 import type { CallParts, CallSettings } from "./call-parts.ts";
 import type { CallContext, Calls } from "./calls.ts";
+import { type Drawing, drawingOf } from "./continuity.ts";
 import { needsOfEmbed, needsOfGenerate } from "./needs.ts";
 import { onlyResponse } from "./only-response.ts";
 import type { ResponseSink, RunningCall } from "./sink.ts";
@@ -47,6 +48,7 @@ interface Asked {
   readonly needs: () => readonly Need[];
   readonly promptBlocks: () => Uint32Array | undefined;
   readonly priority: number;
+  readonly drawing: Drawing;
 }
 
 /** Of a call that says nothing else (inference.proto). */
@@ -84,11 +86,11 @@ export function createCalls(parts: RouterCallsParts): RouterCalls {
       const permit = limits.enter(context.principal.keyId);
       try {
         const { model } = resolve(snapshot(), asked.model);
-        const { labels, method, priority } = asked;
+        const { labels, method, priority, drawing } = asked;
         const request = asked.encode();
         const needs = asked.needs();
         const promptBlocks = asked.promptBlocks();
-        const what = { method, model: model.name, request, needs, promptBlocks };
+        const what = { method, model: model.name, request, needs, promptBlocks, drawing };
         const call = new Call(parts, {
           ...what,
           context,
@@ -133,6 +135,7 @@ export function createCalls(parts: RouterCallsParts): RouterCalls {
         encode: () => encoded ?? toBinary(GenerateRequestSchema, request),
         needs: () => needsOfGenerate(request),
         priority: request.priority ?? usualPriority,
+        drawing: drawingOf(request),
         promptBlocks: () => promptBlocks(request, defaultBlockBytes, parts.settings.prefixBlocks),
       };
       return begin(asked, context, sink);
@@ -147,6 +150,7 @@ export function createCalls(parts: RouterCallsParts): RouterCalls {
         encode: () => toBinary(EmbedRequestSchema, request),
         needs: () => needsOfEmbed,
         priority: usualPriority,
+        drawing: "greedy",
         promptBlocks: () => undefined,
       };
       return fromBinary(EmbedResponseSchema, await onlyResponse((sink) => begin(asked, context, sink), signal));
@@ -161,6 +165,7 @@ export function createCalls(parts: RouterCallsParts): RouterCalls {
         encode: () => toBinary(CountTokensRequestSchema, request),
         needs: () => [],
         priority: usualPriority,
+        drawing: "greedy",
         promptBlocks: () => undefined,
       };
       return fromBinary(CountTokensResponseSchema, await onlyResponse((sink) => begin(asked, context, sink), signal));
@@ -188,6 +193,7 @@ const refused = {
   interTokenMs: undefined,
   waitedMs: 0,
   attempts: 0,
+  moves: 0,
   labels: {},
 };
 

@@ -31,6 +31,8 @@ export interface Settlement {
   /** Time without a ready replica. */
   readonly waitedMs: number;
   readonly attempts: number;
+  /** How often it went on elsewhere after output. */
+  readonly moves: number;
   readonly labels: Readonly<Record<string, string>>;
 }
 
@@ -90,6 +92,7 @@ function endSpan(settlement: Settlement, span: Span): void {
     "helixmesh.deployment": settlement.deployment,
     "helixmesh.node.id": settlement.nodeId,
     "helixmesh.attempts": settlement.attempts,
+    "helixmesh.moves": settlement.moves,
     ...(settlement.ttftMs !== undefined && { "helixmesh.time_to_first_token_ms": settlement.ttftMs }),
     ...(error && { "error.type": error.row.openAiCode ?? "unknown" }),
   });
@@ -113,6 +116,7 @@ function log(settlement: Settlement, logger: Logger): void {
     durationMs: Math.round(settlement.durationMs),
     ttftMs: settlement.ttftMs === undefined ? undefined : Math.round(settlement.ttftMs),
     attempts: settlement.attempts,
+    moves: settlement.moves,
     reason: error?.row.openAiCode ?? undefined,
     detail: error?.message,
   };

@@ -26,7 +26,7 @@ export class Shadows {
   }
 
   copy(
-    what: Pick<CallSpec, "method" | "model" | "request" | "needs" | "promptBlocks">,
+    what: Pick<CallSpec, "method" | "model" | "request" | "needs" | "promptBlocks" | "drawing">,
     { door, principal, timeoutMs }: CallContext,
     labels: Readonly<Record<string, string>>,
     span: Span,
@@ -37,8 +37,8 @@ export class Shadows {
         metrics.shadowSkipped();
         continue;
       }
-      // A copy takes what is there: it neither waits for a replica nor tries another.
-      const parts = { ...this.#parts, settings: { ...settings, readyWaitMs: 0, maxAttempts: 1 } };
+      // A copy takes what is there: it neither waits for a replica nor tries another nor goes on there.
+      const parts = { ...this.#parts, settings: { ...settings, readyWaitMs: 0, maxAttempts: 1, maxMoves: 0 } };
       const kept = Object.fromEntries(Object.entries(labels).slice(0, mostLabels - 1));
       const { traceparent } = span;
       const call: Call = new Call(parts, {

@@ -171,5 +171,13 @@ const nobody: ReadonlySet<string> = new Set();
  * node that says itself that it takes no calls.
  */
 function isReplicasFault(reason: Reason): boolean {
-  return reason === Reason.NODE_LOST || reason === Reason.ENGINE_FAILED || reason === Reason.INTERNAL;
+  switch (reason) {
+    case Reason.NODE_LOST:
+    case Reason.ENGINE_FAILED:
+    case Reason.ENGINE_STALLED:
+    case Reason.INTERNAL:
+      return true;
+    default:
+      return false;
+  }
 }

@@ -1,5 +1,5 @@
 import type { Deployment } from "#gen/helixmesh/discovery/v1/discovery_pb.ts";
-import { ReplicaState } from "#gen/helixmesh/type/v1/type_pb.ts";
+import { type DeploymentRouting, ReplicaState } from "#gen/helixmesh/type/v1/type_pb.ts";
 import type { Clock } from "#kernel/clock.ts";
 import type { Random } from "#kernel/random.ts";
 import type { IndexedSnapshot } from "../discovery/snapshot.ts";
@@ -69,6 +69,8 @@ export interface Picked {
   readonly model: string;
   /** The call would wait there for another one to end. */
   readonly saturated: boolean;
+  /** How the deployment wants its calls served. */
+  readonly routing: DeploymentRouting | undefined;
   readonly explanation: Explanation | undefined;
   /** To be called when the call has gone to the replica; what is returned hears how it fares. */
   readonly dispatched: () => SentCall;
@@ -210,6 +212,7 @@ export class Routes {
       deployment: deployment.name,
       model: ask.model,
       saturated: isSaturated(candidate),
+      routing: deployment.routing,
       explanation: ask.explain
         ? explain(choice, view, context, { policy, model: ask.model, promptBlocks: promptBlocks.length })
         : undefined,

@@ -213,8 +213,8 @@ describe.each(forms)("Generate over $contentType", (form) => {
     expect(error?.findDetails(ErrorDetailSchema)).toMatchObject([{ reason: Reason.INVALID_REQUEST, field: name }]);
   });
 
-  test("passes an agent's failure on, after output too", async () => {
-    const { ask, agent } = await start(form);
+  test("passes an agent's failure on, after output too, where the call may not move", async () => {
+    const { ask, agent } = await start(form, { flags: ["--max-moves=0"] });
     const seen = ask();
     const call = await agent.nextCall();
     call.started();
@@ -224,6 +224,26 @@ describe.each(forms)("Generate over $contentType", (form) => {
     expect(events).toEqual(["started", "delta"]);
     expect(error?.rawMessage).toBe("The engine died. What came before is valid but incomplete; call again.");
     expect(error?.findDetails(ErrorDetailSchema)).toMatchObject([{ reason: Reason.ENGINE_FAILED }]);
+  });
+
+  test("goes on elsewhere as one stream when its node is lost after output", async () => {
+    const { ask, agents, control } = await start(form, { agents: [{}, {}] });
+    const seen = ask();
+    const arrivals = agents.map((agent) => agent.nextCall().then((call) => ({ agent, call })));
+    const first = await Promise.race(arrivals);
+    first.call.started();
+    first.call.text("Once ");
+    first.call.text("upon ", 2);
+    first.agent.dropStreams();
+    const second = (await Promise.all(arrivals)).find(({ agent }) => agent !== first.agent);
+    expect(second?.call.start.relayed).toHaveLength(3);
+    second?.call.text("a time.");
+    second?.call.finish();
+    expect((await seen).events).toEqual(["started", "delta", "delta", "delta", "finished"]);
+    await control.until(() => control.usage.length > 0);
+    expect(control.usage).toMatchObject([
+      { outcome: Outcome.COMPLETED, nodeId: second?.agent.options.nodeId, attempts: 2 },
+    ]);
   });
 
   test("ends as draining what outlasts a drain", async () => {

@@ -1,0 +1,69 @@
+import fc from "fast-check";
+import { describe, expect, test } from "vitest";
+import { Metrics } from "#kernel/metrics.ts";
+import { Recording } from "./recording.ts";
+import { RecordingBudget } from "./recording-budget.ts";
+
+const budgetOf = (maxMigrationBytes: number, maxMigrationTotalBytes = 1 << 20): RecordingBudget =>
+  new RecordingBudget({ maxMigrationBytes, maxMigrationTotalBytes }, new Metrics("test"));
+
+/** As a link lends it: in the middle of other bytes, which change afterwards. */
+function add(recording: Recording, response: Uint8Array): void {
+  const lent = Uint8Array.of(1, ...response, 2);
+  recording.add(lent, 1, lent.length - 1);
+  lent.fill(255);
+}
+
+describe("a recording", () => {
+  test("gives back every response as it came, whatever their number and sizes", () => {
+    fc.assert(
+      fc.property(fc.array(fc.uint8Array({ maxLength: 300 }), { maxLength: 60 }), (responses) => {
+        const recording = new Recording(budgetOf(1 << 20), true);
+        for (const response of responses) add(recording, response);
+        const read = recording.read();
+        expect(typeof read === "string" ? read : read.map((one) => new Uint8Array(one))).toEqual(responses);
+      }),
+    );
+  });
+
+  test("holds exactly its limit, and is dropped whole by one byte more", () => {
+    const recording = new Recording(budgetOf(1_000), true);
+    add(recording, new Uint8Array(999));
+    add(recording, new Uint8Array(1));
+    expect(recording.read()).toHaveLength(2);
+    add(recording, new Uint8Array(1));
+    expect(recording.read()).toBe("call");
+    add(recording, new Uint8Array(1));
+    expect(recording.read()).toBe("call");
+  });
+
+  test("shares the limit of all, and gives its part back when it ends or is dropped", () => {
+    const budget = budgetOf(1_000, 1_536);
+    const [first, second, third] = [0, 1, 2].map(() => new Recording(budget, true));
+    for (const recording of [first, second, third]) recording?.add(new Uint8Array(500), 0, 500);
+    second?.add(new Uint8Array(500), 0, 500);
+    expect(second?.read()).toBe("total");
+    first?.add(new Uint8Array(500), 0, 500);
+    expect(first?.read()).toHaveLength(2);
+    first?.end();
+    third?.add(new Uint8Array(500), 0, 500);
+    expect(third?.read()).toHaveLength(2);
+  });
+
+  test("that begins anew leaves what was read of it as it was", () => {
+    const recording = new Recording(budgetOf(1_000), true);
+    add(recording, Uint8Array.of(1, 2));
+    const before = recording.read();
+    recording.restart();
+    add(recording, Uint8Array.of(3, 4));
+    expect(before).toEqual([Buffer.of(1, 2)]);
+    expect(recording.read()).toEqual([Buffer.of(3, 4)]);
+  });
+
+  test("keeps nothing where that is off", () => {
+    for (const recording of [new Recording(budgetOf(0), true), new Recording(budgetOf(1_000), false)]) {
+      add(recording, Uint8Array.of(1));
+      expect(recording.read()).toBe("off");
+    }
+  });
+});
