@@ -90,6 +90,14 @@ describe("a streamed chat answer", () => {
     expect(all.slice(0, -1)).toEqual(all.slice(0, -1).map(() => expect.objectContaining({ usage: null }) as unknown));
   });
 
+  test("ends with another fingerprint when its seed does not repeat it", () => {
+    const moved: ScriptedEvent = { ...finished, value: { ...finished.value, unrepeatable: true } };
+    const all = chunks({ seed: 1 }, [...events.slice(0, -1), moved]) as { system_fingerprint: string }[];
+    expect(all.slice(0, -1)).toEqual(chunks({ seed: 1 }, events));
+    expect(all.at(-1)).toEqual({ ...head, choices: [] });
+    expect(all.at(-1)?.system_fingerprint).not.toBe(all[0]?.system_fingerprint);
+  });
+
   test("is the same from deltas that were not decoded", () => {
     const texts: ScriptedEvent[] = ["To", 'k"y\n', "", "é🙂"].flatMap((text) => [
       { case: "delta", value: { text, tokenIds: [5] } },
@@ -143,6 +151,16 @@ describe("a streamed chat answer", () => {
 });
 
 describe("a whole chat answer", () => {
+  test("has another fingerprint when its seed does not repeat it", () => {
+    const fingerprint = (unrepeatable: boolean): string => {
+      const value = { ...finished.value, unrepeatable };
+      const body = JSON.parse(answer({ seed: 1 }, [started, { ...finished, value }])) as { system_fingerprint: string };
+      return body.system_fingerprint;
+    };
+    expect(fingerprint(true)).toMatch(/^fp_[0-9a-f]{10}$/);
+    expect(fingerprint(true)).not.toBe(fingerprint(false));
+  });
+
   test("gathers choices that came interleaved", () => {
     const body = JSON.parse(
       answer({ n: 2 }, [

@@ -27,7 +27,12 @@ export function chatAnswer(options: ChatAnswerOptions): GenerationAnswer {
 }
 
 /** The fields that every chunk and the whole answer begin with. */
-function head(options: ChatAnswerOptions, object: string, model: string): Record<string, unknown> {
+function head(
+  options: ChatAnswerOptions,
+  object: string,
+  model: string,
+  unrepeatable: boolean,
+): Record<string, unknown> {
   const { serviceTier } = options.request;
   return {
     id: `chatcmpl-${options.callId}`,
@@ -35,7 +40,7 @@ function head(options: ChatAnswerOptions, object: string, model: string): Record
     created: options.created,
     model,
     ...(serviceTier === undefined ? {} : { service_tier: "default" }),
-    system_fingerprint: systemFingerprint(model),
+    system_fingerprint: systemFingerprint(model, unrepeatable),
   };
 }
 
@@ -48,8 +53,8 @@ class ChatChunks implements ChunkFormat {
     this.#options = options;
   }
 
-  head(model: string): object {
-    return head(this.#options, "chat.completion.chunk", model);
+  head(model: string, unrepeatable: boolean): object {
+    return head(this.#options, "chat.completion.chunk", model, unrepeatable);
   }
 
   choices(delta: Delta, index: number): readonly object[] {
@@ -83,8 +88,8 @@ function choiceOf(index: number, delta: object): object {
 /** OpenAI API reference, "The chat completion object". */
 function wholeChat(options: ChatAnswerOptions): WholeFormat {
   const { generate, oneToolCall } = options.request;
-  return (model, choices, usage) => ({
-    ...head(options, "chat.completion", model),
+  return (model, choices, usage, unrepeatable) => ({
+    ...head(options, "chat.completion", model, unrepeatable),
     choices: choices.map((choice, index) => ({
       index,
       message: messageOf(choice, oneToolCall),

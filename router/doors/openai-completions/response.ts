@@ -20,13 +20,13 @@ export function completionAnswer(options: CompletionAnswerOptions): GenerationAn
   return new WholeAnswer(wholeCompletion(options), common);
 }
 
-function head(options: CompletionAnswerOptions, model: string): Record<string, unknown> {
+function head(options: CompletionAnswerOptions, model: string, unrepeatable: boolean): Record<string, unknown> {
   return {
     id: `cmpl-${options.callId}`,
     object: "text_completion",
     created: options.created,
     model,
-    system_fingerprint: systemFingerprint(model),
+    system_fingerprint: systemFingerprint(model, unrepeatable),
   };
 }
 
@@ -40,8 +40,8 @@ class CompletionChunks implements ChunkFormat {
     this.#options = options;
   }
 
-  head(model: string): object {
-    return head(this.#options, model);
+  head(model: string, unrepeatable: boolean): object {
+    return head(this.#options, model, unrepeatable);
   }
 
   choices(delta: Delta, index: number): readonly object[] {
@@ -61,8 +61,8 @@ class CompletionChunks implements ChunkFormat {
 
 function wholeCompletion(options: CompletionAnswerOptions): WholeFormat {
   const wantsLogprobs = options.request.generates[0]?.logprobs !== undefined;
-  return (model, choices, usage) => ({
-    ...head(options, model),
+  return (model, choices, usage, unrepeatable) => ({
+    ...head(options, model, unrepeatable),
     choices: choices.map((choice, index) => ({
       text: choice.text,
       index,

@@ -6,7 +6,7 @@ import { UsageSum } from "./usage.ts";
 /** What is particular to the chunks of one endpoint. */
 export interface ChunkFormat {
   /** All fields of a chunk but its choices and usage. */
-  head(model: string): object;
+  head(model: string, unrepeatable: boolean): object;
   /** The chunks of a delta: the one choice of each. */
   choices(delta: Delta, index: number): readonly object[];
   /** The choice of a chunk that brings text to a choice which has had chunks before. */
@@ -48,7 +48,7 @@ export class StreamedAnswer implements GenerationAnswer {
         return this.#delta(event.value, call * this.#options.choiceCount + event.value.choiceIndex);
       case "finished":
         this.#usage.add(event.value.usage);
-        return "";
+        return event.value.unrepeatable ? this.#unrepeatable() : "";
       case undefined:
         // An event that a newer agent sent.
         return "";
@@ -70,10 +70,19 @@ export class StreamedAnswer implements GenerationAnswer {
   }
 
   #setModel(model: string): void {
-    if (model === this.#model) return;
+    if (model !== this.#model) this.#setHead(model, false);
+  }
+
+  #setHead(model: string, unrepeatable: boolean): void {
     this.#model = model;
-    this.#head = `data: ${JSON.stringify(this.#format.head(model)).slice(0, -1)},"choices":`;
+    this.#head = `data: ${JSON.stringify(this.#format.head(model, unrepeatable)).slice(0, -1)},"choices":`;
     this.#textChunks = [];
+  }
+
+  /** A chunk without choices says it by its fingerprint; what came before has left with the usual one. */
+  #unrepeatable(): string {
+    this.#setHead(this.#model ?? this.#options.model, true);
+    return `${this.#head}[]${this.#tail}`;
   }
 
   #delta(delta: Delta, index: number): string {

@@ -18,7 +18,12 @@ export interface WholeChoice {
 }
 
 /** Makes the answer's JSON object. */
-export type WholeFormat = (model: string, choices: readonly WholeChoice[], usage: UsageSum) => object;
+export type WholeFormat = (
+  model: string,
+  choices: readonly WholeChoice[],
+  usage: UsageSum,
+  unrepeatable: boolean,
+) => object;
 
 /** Gathers all choices and answers once. */
 export class WholeAnswer implements GenerationAnswer {
@@ -27,6 +32,8 @@ export class WholeAnswer implements GenerationAnswer {
   readonly #usage = new UsageSum();
   readonly #choices: WholeChoice[];
   #model: string;
+  /** Calling again with the same seed may give another answer. */
+  #unrepeatable = false;
 
   constructor(format: WholeFormat, options: AnswerOptions) {
     this.#format = format;
@@ -38,7 +45,10 @@ export class WholeAnswer implements GenerationAnswer {
   take({ event }: GenerateResponse, call: number): string {
     if (event.case === "started") this.#model = event.value.model;
     else if (event.case === "delta") this.#delta(event.value, call);
-    else if (event.case === "finished") this.#usage.add(event.value.usage);
+    else if (event.case === "finished") {
+      this.#usage.add(event.value.usage);
+      this.#unrepeatable ||= event.value.unrepeatable;
+    }
     return "";
   }
 
@@ -54,7 +64,7 @@ export class WholeAnswer implements GenerationAnswer {
   }
 
   end(): string {
-    return JSON.stringify(this.#format(this.#model, this.#choices, this.#usage));
+    return JSON.stringify(this.#format(this.#model, this.#choices, this.#usage, this.#unrepeatable));
   }
 
   #delta(delta: Delta, call: number): void {
