@@ -20,20 +20,22 @@ type Request = Exclude<MessageInitShape<typeof GenerateRequestSchema>, { $typeNa
 /** What a client puts together from a stream, whatever its cut; log probabilities without their rounding. */
 function read(events: readonly GenerateResponse["event"][]) {
   const deltas = events.flatMap((event) => (event.case === "delta" ? [event.value] : []));
-  const choices = [...new Set(deltas.map((delta) => delta.choiceIndex))].sort().map((index) => {
-    const own = deltas.filter((delta) => delta.choiceIndex === index);
-    return {
-      text: own.map((delta) => delta.text).join(""),
-      tokenIds: own.flatMap((delta) => delta.tokenIds),
-      logprobs: own.flatMap((delta) => delta.logprobs.map(({ tokenId, logprob }) => [tokenId, logprob.toFixed(1)])),
-      toolCalls: own.flatMap((delta) =>
-        delta.toolCalls.map(({ index: at, name, argumentsJson }) => [at, name, argumentsJson]),
-      ),
-      finishReasons: own.flatMap(({ finishReason }) =>
-        finishReason === FinishReason.UNSPECIFIED ? [] : [finishReason],
-      ),
-    };
-  });
+  const choices = [...new Set(deltas.map((delta) => delta.choiceIndex))]
+    .sort((a, b) => a - b)
+    .map((index) => {
+      const own = deltas.filter((delta) => delta.choiceIndex === index);
+      return {
+        text: own.map((delta) => delta.text).join(""),
+        tokenIds: own.flatMap((delta) => delta.tokenIds),
+        logprobs: own.flatMap((delta) => delta.logprobs.map(({ tokenId, logprob }) => [tokenId, logprob.toFixed(1)])),
+        toolCalls: own.flatMap((delta) =>
+          delta.toolCalls.map(({ index: at, name, argumentsJson }) => [at, name, argumentsJson]),
+        ),
+        finishReasons: own.flatMap(({ finishReason }) =>
+          finishReason === FinishReason.UNSPECIFIED ? [] : [finishReason],
+        ),
+      };
+    });
   const finished = events.flatMap((event) => (event.case === "finished" ? [event.value] : []));
   return {
     choices,
@@ -185,6 +187,26 @@ describe.each(subjects)("a stream whose node is killed, on $name", ({ replica, r
     expect(exit).toBe(0);
     expect(broken.answer).toEqual(whole.answer);
     expect(broken.record).toMatchObject({ outcome: Outcome.COMPLETED, attempts: 2 });
+  });
+
+  test("is one of many that all go on", async () => {
+    const whole = await ask(story);
+    let killed: AgentProcess | undefined;
+    const streams = Array.from({ length: 24 }, () =>
+      ask(story, (count, nodeId) => {
+        if (count < 3 || killed) return;
+        killed = agents.find((agent) => agent.nodeId === nodeId);
+        killed?.kill();
+      }),
+    );
+    const all = await Promise.all(streams);
+    for (const { answer, record } of all) {
+      expect(answer).toEqual(whole.answer);
+      expect(record).toMatchObject({ outcome: Outcome.COMPLETED });
+    }
+    expect(all.filter(({ record }) => record?.attempts === 2).length).toBeGreaterThan(1);
+    await killed?.restart();
+    expect(await mesh.metrics()).not.toMatch(/router_moves_refused_total\{/);
   });
 
   test("goes on with any other text where it has no seed", async () => {

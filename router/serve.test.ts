@@ -222,6 +222,26 @@ describe("a router", () => {
     ]);
   });
 
+  test("asks a second node where the first brings no token, and charges for the one that answers", async () => {
+    const routing = { hedgeAfterMs: 20, hedgePercent: 100 };
+    const { url, key, agents, control } = await start({ agents: [{}, {}], routing });
+    const arrivals = agents.map((agent) => agent.nextCall().then((call) => ({ agent, call })));
+    const reading = collect(grpc(url).generate(prompt, auth(key)));
+    const first = await Promise.race(arrivals);
+    first.call.started(5);
+    const [second] = (await Promise.all(arrivals)).filter(({ agent }) => agent !== first.agent);
+    second?.call.started(5);
+    second?.call.text("Once", 1);
+    await first.call.cancelled;
+    second?.call.finish();
+    const responses = await reading;
+    expect(responses.map(({ event }) => event.case)).toEqual(["started", "delta", "finished"]);
+    await control.until(() => control.usage.length > 0);
+    expect(control.usage).toMatchObject([
+      { nodeId: second?.agent.options.nodeId, attempts: 2, usage: { completionTokens: 1 } },
+    ]);
+  });
+
   test("ends a call at the client's deadline", async () => {
     const { url, key, agents, control } = await start();
     const reading = faultOf(collect(grpc(url).generate(prompt, { ...auth(key), timeoutMs: 300 })));

@@ -165,8 +165,8 @@ export const routerSettings = defineSettings({
     flag: "max-migration-bytes",
     default: 1024 * 1024,
     min: 0,
-    max: 64 * 1024 * 1024,
-    doc: "Bytes of an answer that are kept so that its call can move; a longer answer cannot, and 0 keeps none.",
+    max: 32 * 1024 * 1024,
+    doc: "Bytes of an answer that are kept so that its call can move; a longer answer cannot, and 0 keeps none. An agent's --max-request-bytes has to hold it beside the request.",
   }),
   maxMigrationTotalBytes: setting.integer({
     env: "HELIXMESH_ROUTER_MAX_MIGRATION_TOTAL_BYTES",

@@ -10,7 +10,7 @@ import {
   type WatchResponse,
   WatchResponseSchema,
 } from "#gen/helixmesh/discovery/v1/discovery_pb.ts";
-import { KeyRole, type UsageRecord } from "#gen/helixmesh/type/v1/type_pb.ts";
+import { type DeploymentRoutingSchema, KeyRole, type UsageRecord } from "#gen/helixmesh/type/v1/type_pb.ts";
 import { type ApiKey, createApiKey } from "#kernel/api-key.ts";
 import { systemClock } from "#kernel/clock.ts";
 import { silentLogger } from "#kernel/log.ts";
@@ -152,6 +152,8 @@ export interface OutsideAgent {
 export interface TestMeshOptions {
   readonly outside?: readonly OutsideAgent[];
   readonly agents?: readonly TestAgentOptions[];
+  /** How the one deployment is served. */
+  readonly routing?: MessageInitShape<typeof DeploymentRoutingSchema>;
   /** Flags of the router, such as `--ready-wait=0`. */
   readonly flags?: readonly string[];
 }
@@ -159,7 +161,7 @@ export interface TestMeshOptions {
 export async function startTestMesh(options: TestMeshOptions = {}): Promise<TestMesh> {
   const stateDir = await mkdtemp(join(tmpdir(), "router-test-"));
   const agents: TestAgent[] = [];
-  const { outside = [] } = options;
+  const { outside = [], routing } = options;
   for (const [index, agent] of (options.agents ?? [{}]).entries()) {
     const defaults = { nodeId: `node-${index + 1}`, replicaIds: [`replica-${index + 1}`] };
     agents.push(await TestAgent.start({ ...defaults, ...agent }));
@@ -171,7 +173,7 @@ export async function startTestMesh(options: TestMeshOptions = {}): Promise<Test
     version: 1n,
     models: [{ name: "pocket", created: 1_700_000_000n }],
     aliases: [{ name: "small", model: "pocket" }],
-    deployments: [{ name: "pocket-deployment", model: "pocket" }],
+    deployments: [{ name: "pocket-deployment", model: "pocket", ...(routing && { routing }) }],
     nodes: [
       ...agents.map((agent) => nodeOf(agent)),
       ...outside.map(({ nodeId, linkAddress, linkToken }) => ({ nodeId, linkAddress, linkToken, name: nodeId })),
