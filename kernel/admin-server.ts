@@ -2,15 +2,15 @@ import { once } from "node:events";
 import { type ServerResponse, createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import type { Logger } from "#kernel/log.ts";
-import type { Metrics } from "#kernel/metrics.ts";
+import type { MetricsPage } from "#kernel/metrics.ts";
 
 export interface AdminServerOptions {
   readonly host: string;
   /** 0 asks the system for a free port. */
   readonly port: number;
-  readonly metrics: Metrics;
+  readonly metrics: MetricsPage;
   /** Why the service is not ready, or undefined when it is. */
-  readonly ready: () => string | undefined;
+  readonly ready: () => string | undefined | Promise<string | undefined>;
   readonly logger: Logger;
 }
 
@@ -27,8 +27,14 @@ export async function startAdminServer(
       case "/livez":
         return send(response, 200, "ok\n");
       case "/readyz": {
-        const reason = options.ready();
-        return reason === undefined ? send(response, 200, "ok\n") : send(response, 503, `${reason}\n`);
+        Promise.resolve(options.ready()).then(
+          (reason) => (reason === undefined ? send(response, 200, "ok\n") : send(response, 503, `${reason}\n`)),
+          (error: unknown) => {
+            logger.error("readiness failed", { error });
+            send(response, 500, "readiness failed; see the log\n");
+          },
+        );
+        return;
       }
       case "/metrics":
         metrics.text().then(
@@ -43,7 +49,8 @@ export async function startAdminServer(
         return send(response, 404, "only /livez, /readyz and /metrics are here\n");
     }
   });
-  server.listen(options.port, options.host);
+  // A worker of node:cluster has one of its own.
+  server.listen({ port: options.port, host: options.host, exclusive: true });
   await once(server, "listening");
   const { port } = server.address() as AddressInfo;
   return {

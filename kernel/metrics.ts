@@ -1,8 +1,21 @@
-import { Counter, Gauge, Histogram, Registry, collectDefaultMetrics } from "prom-client";
+import { AggregatorRegistry, Counter, Gauge, Histogram, Registry, collectDefaultMetrics } from "prom-client";
 import { invariant } from "#kernel/invariant.ts";
 
+/** What a page of metrics is made of. */
+export interface MetricsPage {
+  /** The Prometheus text exposition. */
+  text(): Promise<string>;
+  readonly contentType: string;
+}
+
+/** In the primary of node:cluster: the sums of what its workers share. Rejects when one of them does not answer. */
+export function workersMetrics(): MetricsPage {
+  const registry = new AggregatorRegistry();
+  return { text: () => registry.clusterMetrics(), contentType: registry.contentType };
+}
+
 /** The metrics of one service. Every name gets the prefix `helixmesh_`, every line the label `service`. */
-export class Metrics {
+export class Metrics implements MetricsPage {
   readonly #registry = new Registry();
 
   constructor(service: string) {
@@ -12,6 +25,13 @@ export class Metrics {
   /** Adds CPU, memory, event loop and garbage collection of this process; once per process. */
   observeProcess(): void {
     collectDefaultMetrics({ register: this.#registry, prefix: "helixmesh_" });
+  }
+
+  /** In a worker of node:cluster: its primary may ask for them. */
+  shareWithPrimary(): void {
+    AggregatorRegistry.setRegistries([this.#registry]);
+    // It listens for the primary from its construction on.
+    void new AggregatorRegistry();
   }
 
   /** Asking twice for one name gives the same metric. Names of counters end in `_total`. */

@@ -1,5 +1,6 @@
 import { readFile } from "node:fs/promises";
 import { hostname } from "node:os";
+import { join } from "node:path";
 import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
 import { startAdminServer } from "#kernel/admin-server.ts";
 import { Backoff } from "#kernel/backoff.ts";
@@ -31,7 +32,7 @@ import { PrefixIndex } from "./routing/prefix-index.ts";
 import { Routes } from "./routing/routes.ts";
 import { routingMetrics } from "./routing/routing-metrics.ts";
 import type { routerSettings } from "./settings.ts";
-import { openUsage } from "./usage/ship.ts";
+import { openLeftUsage, openUsage, workerFolder } from "./usage/ship.ts";
 
 /** Builds the router from its parts, in the order in which a call meets them backwards, and opens its doors. */
 export async function serveRouter(
@@ -40,13 +41,20 @@ export async function serveRouter(
 ): Promise<RunningService> {
   const { clock, random, logger, metrics } = parts;
   const tls = loadTls({ certPath: settings.tlsCert, keyPath: settings.tlsKey });
-  const routerId = settings.routerId ?? `${hostname()}:${settings.port}`;
-  const { stateDir, connectTimeoutMs, routers, maxLinks } = settings;
-  const subset = new NodeSubset({ routerId, routers, maxLinks });
+  const { connectTimeoutMs, routers, maxLinks, worker } = settings;
+  const wholeId = settings.routerId ?? `${hostname()}:${settings.port}`;
+  // Workers of one router have the same links and everything else of their own.
+  const subset = new NodeSubset({ routerId: wholeId, routers, maxLinks });
+  const routerId = worker === 0 ? wholeId : `${wholeId}/${worker}`;
+  const stateDir = worker === 0 ? settings.stateDir : join(settings.stateDir, workerFolder(worker));
+  if (worker > 0) metrics.shareWithPrimary();
   await makeFolder(stateDir, 0o700);
 
   const client = createControlClient(settings);
   const usage = await openUsage({ client, routerId, stateDir, maxBytes: settings.usageMaxBytes, ...parts });
+  const usageMaxBytes = { maxBytes: settings.usageMaxBytes };
+  const leftUsage =
+    worker <= 1 ? await openLeftUsage({ ...settings, ...usageMaxBytes, ...parts, client, routerId }) : [];
   const snapshotFile = new SnapshotFile(stateDir, logger);
   const discovery = new Discovery({
     client,
@@ -166,8 +174,8 @@ export async function serveRouter(
     throw listenError(error, settings.port, "--port");
   });
   const admin = await startAdminServer({
-    host: settings.adminHost,
-    port: settings.adminPort,
+    host: worker === 0 ? settings.adminHost : "127.0.0.1",
+    port: worker === 0 ? settings.adminPort : 0,
     metrics,
     ready: unready,
     logger,
@@ -189,6 +197,7 @@ export async function serveRouter(
       await discovery.stop();
       await usage.flush(settings.usageFlushTimeoutMs);
       await usage.close();
+      for (const left of leftUsage) await left.close();
       await snapshotFile.flush();
       await admin.close();
     },

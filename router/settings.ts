@@ -34,6 +34,22 @@ export const routerSettings = defineSettings({
     max: 65_535,
     doc: "Port of /livez, /readyz and /metrics; 0 takes any free one.",
   }),
+  workers: setting.integer({
+    env: "HELIXMESH_ROUTER_WORKERS",
+    flag: "workers",
+    default: 1,
+    min: 1,
+    max: 256,
+    doc: "Processes that share the port, one for each core to be used; limits, queues and links are those of each.",
+  }),
+  worker: setting.integer({
+    env: "HELIXMESH_ROUTER_WORKER",
+    flag: "worker",
+    default: 0,
+    min: 0,
+    max: 256,
+    doc: "Which of the workers this process is; the router sets it itself, 0 is none.",
+  }),
   tlsCert: setting.path({
     env: "HELIXMESH_ROUTER_TLS_CERT",
     flag: "tls-cert",

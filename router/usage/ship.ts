@@ -1,9 +1,10 @@
+import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import type { Client } from "@connectrpc/connect";
 import type { DiscoveryService } from "#gen/helixmesh/discovery/v1/discovery_pb.ts";
 import type { Clock } from "#kernel/clock.ts";
 import type { Logger } from "#kernel/log.ts";
-import type { Metrics } from "#kernel/metrics.ts";
+import { Metrics } from "#kernel/metrics.ts";
 import type { Random } from "#kernel/random.ts";
 import { openSpool } from "#kernel/spool.ts";
 import { type UsageShipper, startUsageShipper } from "#kernel/usage-shipper.ts";
@@ -21,6 +22,28 @@ export interface UsageOptions {
 }
 
 const shipTimeoutMs = 30_000;
+
+/** Of a router's state folder. */
+export function workerFolder(worker: number): string {
+  return `worker-${worker}`;
+}
+
+/** Usage that a run with other --workers left behind; shipped until it is closed. */
+export async function openLeftUsage(
+  options: UsageOptions & { readonly workers: number },
+): Promise<readonly UsageShipper[]> {
+  const { stateDir, workers, logger } = options;
+  const inUse = new Set(workers === 1 ? ["usage"] : Array.from({ length: workers }, (_, at) => workerFolder(at + 1)));
+  const left = (await readdir(stateDir)).filter((name) => /^(usage|worker-[0-9]+)$/.test(name) && !inUse.has(name));
+  if (left.length > 0) logger.info("usage of an earlier run with other --workers is shipped", { folders: left });
+  // Their counts are not those of this process.
+  const metrics = new Metrics("router");
+  return Promise.all(
+    left.map((name) =>
+      openUsage({ ...options, metrics, stateDir: name === "usage" ? stateDir : join(stateDir, name) }),
+    ),
+  );
+}
 
 /** What this router relayed: on disk until the control plane has it. */
 export async function openUsage(options: UsageOptions): Promise<UsageShipper> {
