@@ -59,27 +59,29 @@ export function rpcHandler(options: RpcHandlerOptions): NodeHandler {
     const contentType = request.headers["content-type"] ?? "";
     if (!handler) {
       // A gRPC client understands only a gRPC status, whatever the fallback speaks.
-      if (contentType.startsWith("application/grpc")) return refuseGrpc(response, path);
+      if (contentType.startsWith("application/grpc")) return refuseGrpc(response, path, contentType);
       if (request.method === "POST" && rpcPath.test(path) && rpcType.test(contentType)) return noMethod(response, path);
       return options.fallback ? options.fallback(request, response) : notFound(response, path);
     }
     if (!handler.allowedMethods.includes(request.method ?? "")) {
       response.setHeader("allow", handler.allowedMethods.join(", "));
-      return refuse(response, 405, `${request.method} is not how an RPC is called; use POST.`);
+      return refuseForm(response, 405, `${request.method} is not how an RPC is called; use POST.`);
     }
-    if (!handler.supportedContentType(contentType)) {
+    // Connect's GET has its message in the query, which the limit of all headers bounds.
+    const isGet = request.method === "GET";
+    if (!isGet && !handler.supportedContentType(contentType)) {
       const forms =
         "application/json, application/proto, application/connect+…, application/grpc or application/grpc-web";
-      return refuse(
+      return refuseForm(
         response,
         415,
         `The content type ${JSON.stringify(contentType.slice(0, 100))} is none of ${forms}.`,
       );
     }
+    const isSingle = handler.method.methodKind === "unary" || handler.method.methodKind === "server_streaming";
     const decoded: Message[] = [];
-    const contextValues = createContextValues()
-      .set(decodedMessages, decoded)
-      .set(cutResponse, () => void response.destroy());
+    const contextValues = createContextValues().set(cutResponse, () => void response.destroy());
+    if (!isGet) contextValues.set(decodedMessages, decoded);
     const universal = universalRequest(request, response, contextValues);
     let fault: Reason | undefined;
     const body = decodeRequest({
@@ -96,14 +98,15 @@ export function rpcHandler(options: RpcHandlerOptions): NodeHandler {
         if (reason === Reason.DEADLINE_EXCEEDED) onBound("request_time");
       },
     });
-    const answer = await handler({ ...universal, body });
+    const answer = await handler(isGet ? universal : { ...universal, body });
     // Connect says 429; to a client that asks with `expect` before it sends, HTTP says 413 (RFC 9110, 10.1.1).
     const isRefusedUnsent = fault === Reason.REQUEST_TOO_LARGE && request.headers.expect !== undefined;
     const status = isRefusedUnsent && answer.status !== 200 ? 413 : answer.status;
     await sendResponse({ ...answer, status }, response, {
       stallTimeoutMs,
       onStall: () => onBound("stalled_client"),
-      beforeHeaders: () => (fault === Reason.REQUEST_TOO_LARGE ? forgetRest(request) : undefined),
+      // A client that sends message after message hears at once that it may stop.
+      beforeHeaders: () => (isSingle && fault === Reason.REQUEST_TOO_LARGE ? forgetRest(request) : undefined),
     });
   }
 
@@ -123,9 +126,10 @@ export function rpcHandler(options: RpcHandlerOptions): NodeHandler {
 const rpcPath = /^\/[\w.]+\.\w+\/\w+$/;
 const rpcType = /^application\/(json|proto|connect\+\w+)\b/;
 
-function refuseGrpc(response: NodeServerResponse, path: string): void {
+/** A client of gRPC-Web, or of another codec, takes only its own content type. */
+function refuseGrpc(response: NodeServerResponse, path: string, contentType: string): void {
   const headers = {
-    "content-type": "application/grpc",
+    "content-type": /^application\/grpc(-web)?(\+\w+)?$/.exec(contentType)?.[0] ?? "application/grpc",
     "grpc-status": String(Code.Unimplemented),
     "grpc-message": percentEncode(`No method ${path.slice(0, 200)}; server reflection lists what there is.`),
   };
@@ -142,8 +146,13 @@ function notFound(response: NodeServerResponse, path: string): void {
 
 /** In the form of a Connect error, so that its clients show the message. */
 function refuse(response: NodeServerResponse, status: number, message: string): void {
-  const code = status === 404 || status === 405 ? "unimplemented" : "invalid_argument";
-  send(response, status, { "content-type": "application/json" }, JSON.stringify({ code, message }));
+  const body = JSON.stringify({ code: "unimplemented", message });
+  send(response, status, { "content-type": "application/json" }, body);
+}
+
+/** For people: what is no call of any protocol gets an error of none, and its clients go by the status. */
+function refuseForm(response: NodeServerResponse, status: number, message: string): void {
+  send(response, status, { "content-type": "text/plain; charset=utf-8" }, `${message}\n`);
 }
 
 function send(response: NodeServerResponse, status: number, headers: Record<string, string>, body: string): void {

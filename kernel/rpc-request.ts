@@ -96,11 +96,13 @@ async function* decode(options: RpcRequestOptions, form: Form): AsyncGenerator<U
     }
     let count = 0;
     for await (const envelope of readEnvelopes(body, maxBytes)) {
-      if (++count > 1 && isSingle) throw invalid(`${method.name} takes one request message, but the body has more.`);
+      if (++count > 1 && isSingle)
+        throw breach(Code.Unimplemented, `${method.name} takes one request message, but the body has more.`);
       await read(envelope.payload, compressionFlag(envelope));
       yield isJson ? emptyJsonEnvelope : emptyEnvelope;
     }
-    if (count === 0 && isSingle) throw invalid(`The request body holds no message; ${method.name} takes one.`);
+    if (count === 0 && isSingle)
+      throw breach(Code.Unimplemented, `The request body holds no message; ${method.name} takes one.`);
   } catch (error) {
     // How a peer goes away is Node's to tell.
     if (!(error instanceof MeshError)) throw error;
@@ -138,7 +140,8 @@ function encodingOf(name: string): Compression | undefined {
 async function decompress(bytes: Uint8Array, encoding: string | null, maxBytes: number): Promise<Uint8Array> {
   const compression = encodingOf(encoding ?? "identity");
   if (!compression) {
-    throw invalid(`A request message is flagged as compressed, but its encoding is ${encoding ?? "not named"}.`);
+    const message = `A request message is flagged as compressed, but its encoding is ${encoding ?? "not named"}.`;
+    throw breach(Code.Internal, message);
   }
   try {
     return await compression.decompress(bytes, maxBytes);
@@ -203,6 +206,14 @@ function withTimeout(body: AsyncIterable<Uint8Array>, timeoutMs: number): AsyncI
       };
     },
   };
+}
+
+/**
+ * Only a client library with a defect does this: the code is the one that the protocols give it
+ * (https://github.com/grpc/grpc/blob/master/doc/statuscodes.md, "Cardinality violation", and compression.md).
+ */
+function breach(code: Code, message: string): ConnectError {
+  return new ConnectError(message, code);
 }
 
 function invalid(message: string): MeshError {

@@ -1,6 +1,5 @@
 export { connectWire, type ClientConnection, type ConnectOptions } from "#kernel/wire/client.ts";
 export type { ConnectionEnd } from "#kernel/wire/connection.ts";
-export { type GenericHandler, type GenericRequest, type GenericResponse, handOver } from "#kernel/wire/hand-over.ts";
 export type { HeaderList } from "#kernel/wire/header-list.ts";
 export { type HeaderBlock, type HeaderFields, encodeBlock } from "#kernel/wire/hpack-encoder.ts";
 export type { Bound, Rate, WireLimits } from "#kernel/wire/limits.ts";

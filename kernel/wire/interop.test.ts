@@ -13,10 +13,10 @@ import { Client, type ServiceError, credentials } from "@grpc/grpc-js";
 import fc from "fast-check";
 import { afterEach, describe, expect, test } from "vitest";
 import { systemClock } from "#kernel/clock.ts";
+import type { NodeHandler } from "#kernel/node-handler.ts";
 import { testCertificate, testKey } from "#kernel/test-certificate.ts";
 import {
   type ClientConnection,
-  type GenericHandler,
   type HeaderFields,
   type HeaderList,
   type StreamEnd,
@@ -25,9 +25,9 @@ import {
   type WireStream,
   connectWire,
   encodeBlock,
-  handOver,
   serveConnection,
 } from "#kernel/wire/index.ts";
+import { wireExchange } from "#kernel/wire-exchange.ts";
 
 const closers: (() => Promise<void> | void)[] = [];
 afterEach(async () => {
@@ -42,12 +42,10 @@ async function listen(server: Server): Promise<number> {
   return (server.address() as AddressInfo).port;
 }
 
-/** A server of ours that hands every stream to `handler`. */
-async function startGeneric(handler: GenericHandler, secure = false): Promise<{ port: number; errors: unknown[] }> {
+/** A server of ours that makes a request of node:http of every stream. */
+async function startExchange(handler: NodeHandler, secure = false): Promise<number> {
   const wire = new Wire({ clock: systemClock });
-  const errors: unknown[] = [];
-  const onStream = (stream: WireStream, headers: HeaderList): StreamListener =>
-    handOver(stream, headers, handler, (error) => errors.push(error));
+  const onStream = (stream: WireStream, headers: HeaderList): StreamListener => wireExchange(stream, headers, handler);
   const server = secure
     ? createTlsServer({ cert: testCertificate, key: testKey, ALPNProtocols: ["h2"] }, (socket) => {
         serveConnection(wire, socket, nothingRead, { onStream });
@@ -58,7 +56,7 @@ async function startGeneric(handler: GenericHandler, secure = false): Promise<{ 
     await once(server, "close");
     expect(wire.connections).toBe(0);
   });
-  return { port: await listen(server), errors };
+  return listen(server);
 }
 
 function nodeClient(port: number, secure = false): ClientHttp2Session {
@@ -117,12 +115,18 @@ function fetchWire(connection: ClientConnection, fields: HeaderFields, body: Uin
   });
 }
 
-const echo: GenericHandler = async ({ headers, body }, respond) => {
-  const fields: [string, string][] = [];
-  for (let at = 0; at < headers.fields.length; at += 2) {
-    if (headers.fields[at]?.startsWith("x-")) fields.push([headers.fields[at] ?? "", headers.fields[at + 1] ?? ""]);
+const echo: NodeHandler = (request, response) => {
+  for (const [name, value] of Object.entries(request.headers)) {
+    if (name.startsWith("x-") && typeof value === "string") response.setHeader(name, value);
   }
-  await respond({ status: 200, headers: fields, body, trailers: () => [["x-end", "yes"]] });
+  response.on("drain", () => request.resume());
+  request.on("data", (chunk: Buffer) => {
+    if (!response.write(chunk)) request.pause();
+  });
+  request.on("end", () => {
+    response.addTrailers({ "x-end": "yes" });
+    response.end();
+  });
 };
 
 const headerValue = fc
@@ -137,7 +141,7 @@ describe.each([
   ["over TLS", true],
 ])("a node:http2 client %s", (_how, secure) => {
   test("gets back from our server what it sent, three megabytes and trailers", async () => {
-    const { port } = await startGeneric(echo, secure);
+    const port = await startExchange(echo, secure);
     const answer = await fetchNode(nodeClient(port, secure), { ":path": "/echo", "x-a": "1" }, large);
     expect(answer.headers).toMatchObject({ ":status": 200, "x-a": "1" });
     expect(answer.body.equals(large)).toBe(true);
@@ -145,7 +149,7 @@ describe.each([
   });
 
   test("may send its headers in any of its encodings", async () => {
-    const { port } = await startGeneric(echo, secure);
+    const port = await startExchange(echo, secure);
     const session = nodeClient(port, secure);
     await fc.assert(
       fc.asyncProperty(customHeaders, async (headers) => {
@@ -157,15 +161,12 @@ describe.each([
   });
 });
 
-describe("a stream that was handed over", () => {
-  test("of a handler that fails is reset, and the failure is told", async () => {
-    const { port, errors } = await startGeneric(() => Promise.reject(new Error("a defect")));
-    await expect(fetchNode(nodeClient(port), { ":path": "/" }, Buffer.from("x"))).rejects.toThrow(/INTERNAL_ERROR/);
-    expect(errors).toMatchObject([{ message: "a defect" }]);
-  });
-
+describe("an exchange over a stream", () => {
   test("may be answered before its request has ended", async () => {
-    const { port } = await startGeneric((_request, respond) => respond({ status: 413, headers: [["x-a", "early"]] }));
+    const port = await startExchange((_, response) => {
+      response.writeHead(413, { "x-a": "early" });
+      response.end();
+    });
     const session = nodeClient(port);
     for (let count = 0; count < 5; count++) {
       const stream = session.request({ ":method": "POST", ":path": "/" });
@@ -178,19 +179,12 @@ describe("a stream that was handed over", () => {
     }
   });
 
-  test("of a handler that never answers is reset", async () => {
-    const { port } = await startGeneric(() => Promise.resolve());
-    await expect(fetchNode(nodeClient(port), { ":path": "/" }, Buffer.from("x"))).rejects.toThrow(/INTERNAL_ERROR/);
-  });
-
-  test("aborts its signal when the client leaves, and reports no error", async () => {
-    const aborted = Promise.withResolvers<void>();
+  test("closes when its stream is reset", async () => {
     const started = Promise.withResolvers<void>();
-    const { port, errors } = await startGeneric(async ({ signal }) => {
+    const closed = Promise.withResolvers<boolean>();
+    const port = await startExchange((_, response) => {
+      response.on("close", () => closed.resolve(response.closed));
       started.resolve();
-      await once(signal, "abort");
-      aborted.resolve();
-      throw new Error("cancelled");
     });
     const stream = nodeClient(port).request({ ":path": "/" });
     stream.on("error", () => {
@@ -198,8 +192,40 @@ describe("a stream that was handed over", () => {
     });
     await started.promise;
     stream.close(8);
-    await aborted.promise;
-    expect(errors).toEqual([]);
+    expect(await closed.promise).toBe(true);
+  });
+
+  test("has a body that ends with an error when its connection is lost", async () => {
+    const failed = Promise.withResolvers<unknown>();
+    const port = await startExchange((request) => {
+      request.on("error", (error) => failed.resolve(error)).on("data", () => session.destroy());
+    });
+    const session = nodeClient(port);
+    const stream = session.request({ ":method": "POST", ":path": "/" });
+    stream.on("error", () => {
+      // Its own doing.
+    });
+    stream.write("x");
+    expect(await failed.promise).toMatchObject({ message: expect.stringContaining("went away") });
+  });
+
+  test("refuses fields that HTTP forbids where they are set", async () => {
+    const refusals: unknown[] = [];
+    const port = await startExchange((_, response) => {
+      for (const [name, value] of [
+        ["x a", "1"],
+        ["x-a", "1\n2"],
+      ] as const) {
+        try {
+          response.setHeader(name, value);
+        } catch (error) {
+          refusals.push(error);
+        }
+      }
+      response.end();
+    });
+    await fetchNode(nodeClient(port), { ":path": "/" }, Buffer.from("x"));
+    expect(refusals).toMatchObject([{ code: "ERR_INVALID_HTTP_TOKEN" }, { code: "ERR_INVALID_CHAR" }]);
   });
 });
 
