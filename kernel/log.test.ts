@@ -84,3 +84,28 @@ test("keeps a field whose name a line has already beside it", () => {
   logger.info("x", { service: "other", message: "m" });
   expect(lines[0]).toMatchObject({ service: "test", service_: "other", message: "x", message_: "m" });
 });
+
+test("writes a field once when a child and a line both name it, with the line's value", () => {
+  const written: string[] = [];
+  const logger = createLogger({ service: "test", level: "info", write: (line) => written.push(line) });
+  logger.child({ node: "a", pid: 1 }).child({ node: "b" }).info("x", { node: "c" });
+  expect(written[0]).toMatch(/^\{"level":"info",[^\n]*"pid_":1,"node":"c","message":"x"\}\n$/);
+});
+
+test("stays valid JSON whatever the texts and values are", () => {
+  const { logger, lines } = capture();
+  const fields = {
+    'na"me\n': 'a "b" \\ \u0000 \u2028 é 😀 \ud800',
+    nan: Number.NaN,
+    small: -1e-7,
+    yes: true,
+    nothing: null,
+    missing: undefined,
+    run: () => 1,
+    date: new Date(0),
+  };
+  logger.info('"\u0007', fields);
+  const { level: _level, time: _time, service: _service, pid: _pid, ...rest } = lines[0] ?? {};
+  const { run: _run, missing: _missing, ...kept } = fields;
+  expect(rest).toEqual({ ...kept, nan: null, date: "1970-01-01T00:00:00.000Z", message: '"\u0007' });
+});

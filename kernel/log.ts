@@ -1,4 +1,3 @@
-import { pino } from "pino";
 import { standardError } from "#kernel/standard-error.ts";
 
 export type LogLevel = "debug" | "info" | "warn" | "error" | "silent";
@@ -23,25 +22,24 @@ export interface LoggerOptions {
 /** Names whose values never reach a log: alone (`key`) or as the last word of a compound (`apiKey`, `link_token`). */
 const redactedName = /(^|[_\-.])(key|secret|token|password|authorization|prompt|messages)$/i;
 const redactedCompound = /[a-z0-9](Key|Secret|Token|Password|Authorization|Prompt|Messages)$/;
-/** Names of fields come from the code, so there are few; whoever makes them up pays for each. */
-const mostNames = 1_000;
-const secretNames = new Map<string, boolean>();
+const redacted = "[redacted]";
+/** Names that each line has from us; a field of that name would stand twice in the JSON. */
+const reservedNames = new Set(["level", "time", "service", "pid", "message"]);
 const longestText = 8_192;
 const deepestField = 6;
+const severities = { debug: 20, info: 30, warn: 40, error: 50, silent: Number.POSITIVE_INFINITY } as const;
+type Severity = Exclude<LogLevel, "silent">;
+
+type Sink = (severity: Severity, content: string) => void;
 
 export function createLogger(options: LoggerOptions): Logger {
-  const destination = options.write ? { write: options.write } : standardError();
-  const sink: Sink = pino(
-    {
-      level: options.level,
-      base: { service: options.service, pid: process.pid },
-      messageKey: "message",
-      timestamp: () => `,"time":"${new Date().toISOString()}"`,
-      formatters: { level: (label) => ({ level: label }) },
-    },
-    destination,
-  );
-  return wrap(sink, {});
+  const write = options.write ?? standardError();
+  const source = `","service":${JSON.stringify(options.service)},"pid":${process.pid}`;
+  const sink: Sink = (severity, content) => {
+    const line = `{"level":"${severity}","time":"${timeText(Date.now())}${source}${content}}\n`;
+    write(line, severities[severity] >= severities.warn);
+  };
+  return wrap(sink, severities[options.level], []);
 }
 
 export const silentLogger: Logger = {
@@ -52,49 +50,92 @@ export const silentLogger: Logger = {
   child: () => silentLogger,
 };
 
-type Sink = pino.Logger<never, boolean>;
+/** A field as it stands in a line, with its comma. */
+interface OwnField {
+  readonly name: string;
+  readonly text: string;
+}
 
-function wrap(sink: Sink, own: Record<string, unknown>): Logger {
-  function line(level: "debug" | "info" | "warn" | "error", message: string, fields?: Record<string, unknown>): void {
-    if (!sink.isLevelEnabled(level)) return;
-    sink[level]({ ...own, ...(fields && renderTopFields(fields)) }, message);
+/**
+ * Lines are put together as text: a call writes one, and an object for a general serializer would cost several times as
+ * much as the line.
+ */
+function wrap(sink: Sink, least: number, own: readonly OwnField[]): Logger {
+  function line(severity: Severity, message: string, fields: Record<string, unknown> = {}): void {
+    if (severities[severity] < least) return;
+    let content = "";
+    for (const { name, text } of own) if (!Object.hasOwn(fields, name)) content += text;
+    for (const name of Object.keys(fields)) content += fieldText(name, fields[name]);
+    sink(severity, `${content},"message":${quoted(message)}`);
   }
   return {
     debug: (message, fields) => line("debug", message, fields),
     info: (message, fields) => line("info", message, fields),
     warn: (message, fields) => line("warn", message, fields),
     error: (message, fields) => line("error", message, fields),
-    child: (fields) => wrap(sink, { ...own, ...renderTopFields(fields) }),
+    child(fields) {
+      const kept = own.filter(({ name }) => !Object.hasOwn(fields, name));
+      const added = Object.entries(fields).map(([name, value]) => ({ name, text: fieldText(name, value) }));
+      return wrap(sink, least, [...kept, ...added]);
+    },
   };
 }
 
-/** Names that each line has from us; a field of that name would stand twice in the JSON. */
-const reservedNames = new Set(["level", "time", "service", "pid", "message"]);
+interface FieldName {
+  readonly secret: boolean;
+  /** `,"name":` */
+  readonly text: string;
+}
 
-function renderTopFields(fields: Record<string, unknown>): Record<string, unknown> {
-  const rendered = renderFields(fields, 0);
-  for (const name of Object.keys(rendered)) {
-    if (!reservedNames.has(name)) continue;
-    rendered[`${name}_`] = rendered[name];
-    delete rendered[name];
-  }
-  return rendered;
+/** Names of fields come from the code, so there are few; whoever makes them up pays for each. */
+const mostNames = 1_000;
+const fieldNames = new Map<string, FieldName>();
+
+function fieldName(name: string): FieldName {
+  const known = fieldNames.get(name);
+  if (known) return known;
+  const text = `,${JSON.stringify(reservedNames.has(name) ? `${name}_` : name)}:`;
+  const made = { secret: isSecret(name), text };
+  if (fieldNames.size < mostNames) fieldNames.set(name, made);
+  return made;
+}
+
+/** Empty for what JSON cannot hold. */
+function fieldText(name: string, value: unknown): string {
+  if (value === undefined) return "";
+  const { secret, text } = fieldName(name);
+  if (secret) return `${text}"${redacted}"`;
+  if (typeof value === "string") return text + quoted(shorten(value));
+  if (typeof value === "number") return Number.isFinite(value) ? text + value : `${text}null`;
+  // Undefined for a function or a symbol, whatever its type says.
+  const json: string | undefined = JSON.stringify(renderValue(value, 1));
+  return json === undefined ? "" : text + json;
+}
+
+function quoted(text: string): string {
+  return /^[ !#-[\]-~]*$/.test(text) ? `"${text}"` : JSON.stringify(text);
+}
+
+let lastMs = 0;
+let lastTime = "";
+
+/** At thousands of lines a second most have the time of the one before. */
+function timeText(nowMs: number): string {
+  if (nowMs === lastMs) return lastTime;
+  lastMs = nowMs;
+  return (lastTime = new Date(nowMs).toISOString());
 }
 
 function renderFields(fields: object, depth: number): Record<string, unknown> {
   const rendered: Record<string, unknown> = {};
   for (const [name, value] of Object.entries(fields)) {
-    rendered[name] = isSecret(name) && value !== undefined ? "[redacted]" : renderValue(value, depth + 1);
+    rendered[name] = isSecret(name) && value !== undefined ? redacted : renderValue(value, depth + 1);
   }
   return rendered;
 }
 
 function isSecret(name: string): boolean {
-  const known = secretNames.get(name);
-  if (known !== undefined) return known;
-  const secret = redactedName.test(name) || redactedCompound.test(name);
-  if (secretNames.size < mostNames) secretNames.set(name, secret);
-  return secret;
+  return redactedName.test(name) || redactedCompound.test(name);
 }
 
 function renderValue(value: unknown, depth: number): unknown {

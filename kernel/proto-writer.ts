@@ -1,4 +1,6 @@
 const longestVarintBytes = 10;
+/** Units of UTF-16, at most 127: the length is then one byte. */
+const shortText = 64;
 /** Kept between messages; larger memory goes back after one. */
 const keptBytes = 1_048_576;
 
@@ -19,7 +21,14 @@ export function lengthDelimitedBytes(length: number): number {
 
 /** Bytes of a string field whose number is under 16; none when it is empty, as proto3 has it. */
 export function stringBytes(text: string): number {
-  return text === "" ? 0 : lengthDelimitedBytes(Buffer.byteLength(text));
+  if (text === "") return 0;
+  return lengthDelimitedBytes(isShortAscii(text) ? text.length : Buffer.byteLength(text));
+}
+
+function isShortAscii(text: string): boolean {
+  if (text.length > shortText) return false;
+  for (let index = 0; index < text.length; index++) if (text.charCodeAt(index) > 0x7f) return false;
+  return true;
 }
 
 /** Bytes of an integer field whose number is under 16; none when it is 0. */
@@ -52,7 +61,7 @@ export class ProtoWriter {
 
   /** A string field, left out when it is empty. */
   string(field: number, text: string): void {
-    if (text === "") return;
+    if (text === "" || (text.length <= shortText && this.#shortAscii(field, text))) return;
     const length = Buffer.byteLength(text);
     this.lengthDelimited(field, length);
     this.#reserve(length);
@@ -82,6 +91,22 @@ export class ProtoWriter {
     this.#reserve(1 + longestVarintBytes);
     this.bytes[this.length++] = (field << 3) | WireType.LEN;
     this.#varint(length);
+  }
+
+  /** Most strings are names; a call into the runtime costs more than their bytes. False, with nothing written, for others. */
+  #shortAscii(field: number, text: string): boolean {
+    this.#reserve(2 + text.length);
+    const { bytes } = this;
+    let at = this.length + 2;
+    for (let index = 0; index < text.length; index++) {
+      const unit = text.charCodeAt(index);
+      if (unit > 0x7f) return false;
+      bytes[at++] = unit;
+    }
+    bytes[this.length] = (field << 3) | WireType.LEN;
+    bytes[this.length + 1] = text.length;
+    this.length = at;
+    return true;
   }
 
   #varint(value: number): void {

@@ -1,7 +1,7 @@
 import { open, readFile, rename } from "node:fs/promises";
 import { join } from "node:path";
 import type { Logger } from "#kernel/log.ts";
-import { decodeFrame, encodeFrame } from "#kernel/spool-segment.ts";
+import { decodeFrame, encodeFrame, frameHeaderBytes } from "#kernel/spool-segment.ts";
 
 /** Everything before it is committed. */
 export interface SpoolCursor {
@@ -38,7 +38,9 @@ export async function writeCursor(dir: string, { segment, offset }: SpoolCursor)
   const path = join(dir, cursorName);
   const file = await open(`${path}.new`, "w", 0o600);
   try {
-    await file.writeFile(encodeFrame(new Uint8Array(view.buffer)));
+    const frame = Buffer.alloc(frameHeaderBytes + view.byteLength);
+    encodeFrame(new Uint8Array(view.buffer), frame, 0);
+    await file.writeFile(frame);
     await file.datasync();
   } finally {
     await file.close();

@@ -3,12 +3,13 @@ import { crc32 } from "node:zlib";
 /** Length (u32 LE) and CRC-32 (u32 LE, over the length and the payload) before each payload. */
 export const frameHeaderBytes = 8;
 
-export function encodeFrame(payload: Uint8Array): Buffer {
-  const frame = Buffer.allocUnsafe(frameHeaderBytes + payload.length);
-  frame.writeUInt32LE(payload.length, 0);
-  frame.set(payload, frameHeaderBytes);
-  frame.writeUInt32LE(frameCrc(frame.subarray(0, 4), payload), 4);
-  return frame;
+/** Writes the payload's frame to `into`, which has room, at `offset`; returns where the frame ends. */
+export function encodeFrame(payload: Uint8Array, into: Buffer, offset: number): number {
+  const start = offset + frameHeaderBytes;
+  into.writeUInt32LE(payload.length, offset);
+  into.set(payload, start);
+  into.writeUInt32LE(frameCrc(into.subarray(offset, offset + 4), payload), offset + 4);
+  return start + payload.length;
 }
 
 /** Covers the length too: eight zero bytes, as a crash leaves them in a file, are then no valid empty frame. */

@@ -39,6 +39,10 @@ export interface Spool {
   close(): Promise<void>;
 }
 
+const leastPendingBytes = 16_384;
+/** Kept between writes; larger memory goes back after one. */
+const keptPendingBytes = 1_048_576;
+
 interface Segment {
   readonly number: number;
   /** Bytes known to hold whole frames on the disk; a tail behind them is never read. */
@@ -75,7 +79,10 @@ class DiskSpool implements Spool {
   #nextNumber = 1;
   #file: FileHandle | undefined;
   #cursor: SpoolCursor = { segment: 0, offset: 0 };
-  #pending: Buffer[] = [];
+  /** Frames that are not on the disk, one behind the other in memory that is used again. */
+  #pending = Buffer.alloc(0);
+  #pendingBytes = 0;
+  #pendingRecords = 0;
   #records = 0;
   #bytes = 0;
   /** One disk action at a time, in order; never rejects. */
@@ -125,16 +132,17 @@ class DiskSpool implements Spool {
     }
     this.#records++;
     this.#bytes += bytes;
-    this.#pending.push(encodeFrame(record));
+    this.#reserve(bytes);
+    this.#pendingBytes = encodeFrame(record, this.#pending, this.#pendingBytes);
+    this.#pendingRecords++;
     if (this.#writeScheduled) return;
     this.#writeScheduled = true;
     // After this turn of the event loop, so that the records of one turn share a write and an fsync.
     setImmediate(() => {
-      this.#writeScheduled = false;
       this.flush().catch((error: unknown) => {
         this.#options.logger.error("spool: cannot write; records wait in memory", {
           dir: this.#options.dir,
-          waiting: this.#pending.length,
+          waiting: this.#pendingRecords,
           error,
         });
       });
@@ -195,10 +203,18 @@ class DiskSpool implements Spool {
     return result;
   }
 
+  #reserve(bytes: number): void {
+    const needed = this.#pendingBytes + bytes;
+    if (needed <= this.#pending.length) return;
+    const grown = Buffer.allocUnsafeSlow(Math.max(needed, this.#pending.length * 2, leastPendingBytes));
+    this.#pending.copy(grown, 0, 0, this.#pendingBytes);
+    this.#pending = grown;
+  }
+
   async #writePending(): Promise<void> {
-    if (this.#pending.length === 0) return;
-    // A copy: appends during the write grow the array itself.
-    const frames = [...this.#pending];
+    // What comes from here on is behind what this write takes, and wants another one.
+    this.#writeScheduled = false;
+    if (this.#pendingRecords === 0) return;
     let segment = this.#segments.at(-1);
     if (this.#file && segment && segment.bytes >= this.#options.segmentBytes) {
       await this.#file.close();
@@ -211,7 +227,9 @@ class DiskSpool implements Spool {
       segment = { number, bytes: 0, records: 0 };
       this.#segments.push(segment);
     }
-    const batch = Buffer.concat(frames);
+    // Appends during the write go behind these bytes, or to larger memory.
+    const records = this.#pendingRecords;
+    const batch = this.#pending.subarray(0, this.#pendingBytes);
     try {
       await this.#file.appendFile(batch);
       await this.#file.datasync();
@@ -224,9 +242,11 @@ class DiskSpool implements Spool {
       throw error;
     }
     segment.bytes += batch.length;
-    segment.records += frames.length;
-    // Appends during the write went behind these.
-    this.#pending = this.#pending.slice(frames.length);
+    segment.records += records;
+    this.#pending.copy(this.#pending, 0, batch.length, this.#pendingBytes);
+    this.#pendingBytes -= batch.length;
+    this.#pendingRecords -= records;
+    if (this.#pendingBytes === 0 && this.#pending.length > keptPendingBytes) this.#pending = Buffer.alloc(0);
   }
 
   async #commit(start: SpoolCursor, end: SpoolCursor, records: number): Promise<void> {

@@ -1,5 +1,4 @@
 import { writeSync } from "node:fs";
-import { pino } from "pino";
 
 /** Characters after which lines leave before the turn's end. */
 const mostPending = 65_536;
@@ -7,12 +6,11 @@ const mostPending = 65_536;
 const mostRetries = 1_000;
 
 /**
- * Where pino's lines go: those of one event-loop turn leave in one write, because at thousands of calls a second a write
- * for each is most of what logging costs. Warnings and errors, with all before them, are out before the logger returns:
- * one may explain the end of the process.
+ * Where log lines go: those of one event-loop turn leave in one write, because at thousands of calls a second a write
+ * for each is most of what logging costs. An urgent one, with all before it, is out before this returns: it may explain
+ * the end of the process.
  */
-export function standardError(): pino.DestinationStream {
-  const warning = pino.levels.values["warn"] ?? 40;
+export function standardError(): (line: string, urgent: boolean) => void {
   let pending = "";
   let scheduled = false;
   function flush(): void {
@@ -21,22 +19,16 @@ export function standardError(): pino.DestinationStream {
     if (text !== "") writeAll(text);
   }
   process.on("exit", flush);
-  const destination = {
-    // Asks pino to set `lastLevel` before each line.
-    [Symbol.for("pino.metadata")]: true,
-    lastLevel: 0,
-    write(line: string): void {
-      pending += line;
-      if (destination.lastLevel >= warning || pending.length >= mostPending) return flush();
-      if (scheduled) return;
-      scheduled = true;
-      setImmediate(() => {
-        scheduled = false;
-        flush();
-      });
-    },
+  return (line, urgent) => {
+    pending += line;
+    if (urgent || pending.length >= mostPending) return flush();
+    if (scheduled) return;
+    scheduled = true;
+    setImmediate(() => {
+      scheduled = false;
+      flush();
+    });
   };
-  return destination;
 }
 
 function writeAll(text: string): void {

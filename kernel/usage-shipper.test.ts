@@ -1,9 +1,9 @@
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { create } from "@bufbuild/protobuf";
+import { create, fromBinary } from "@bufbuild/protobuf";
 import { afterEach, beforeEach, expect, test } from "vitest";
-import { type UsageRecord, UsageRecordSchema } from "#gen/helixmesh/type/v1/type_pb.ts";
+import { UsageRecordSchema } from "#gen/helixmesh/type/v1/type_pb.ts";
 import { ManualClock } from "#kernel/clock.ts";
 import { silentLogger } from "#kernel/log.ts";
 import { Metrics } from "#kernel/metrics.ts";
@@ -32,9 +32,9 @@ afterEach(async () => {
 
 async function start(maxBytes = 10_000_000): Promise<{ shipper: UsageShipper; spool: Spool }> {
   const spool = await openSpool({ dir, maxBytes, segmentBytes: 1_000_000, logger: silentLogger });
-  const ship = async (records: UsageRecord[]) => {
+  const ship = async (records: readonly Uint8Array[]) => {
     if (fail-- > 0) throw new Error("the ledger is away");
-    shipped.push(records.map((record) => record.callId));
+    shipped.push(records.map((record) => fromBinary(UsageRecordSchema, record).callId));
   };
   const random = seededRandom(1);
   const shipper = startUsageShipper({

@@ -1,16 +1,20 @@
-import { fromBinary, toBinary } from "@bufbuild/protobuf";
-import { type UsageRecord, UsageRecordSchema } from "#gen/helixmesh/type/v1/type_pb.ts";
+import { fromBinary } from "@bufbuild/protobuf";
+import { UsageRecordSchema } from "#gen/helixmesh/type/v1/type_pb.ts";
 import { Backoff } from "#kernel/backoff.ts";
 import { type Clock, sleep } from "#kernel/clock.ts";
 import type { Logger } from "#kernel/log.ts";
 import type { Metrics } from "#kernel/metrics.ts";
 import type { Random } from "#kernel/random.ts";
 import type { Spool } from "#kernel/spool.ts";
+import { type UsageFields, encodeUsageRecord } from "#kernel/usage-record.ts";
 
 export interface UsageShipperOptions {
   readonly spool: Spool;
-  /** Resolves once the ledger has them; rejects otherwise, and they come again. Must end: `close` waits for it. */
-  readonly ship: (records: UsageRecord[]) => Promise<void>;
+  /**
+   * Encoded UsageRecords, as `encodedMessages` takes them. Resolves once the ledger has them; rejects otherwise, and they
+   * come again. Must end: `close` waits for it.
+   */
+  readonly ship: (records: readonly Uint8Array[]) => Promise<void>;
   readonly clock: Clock;
   readonly random: Random;
   readonly logger: Logger;
@@ -21,7 +25,7 @@ export interface UsageShipperOptions {
 
 export interface UsageShipper {
   /** On disk soon after; never throws. */
-  record(record: UsageRecord): void;
+  record(record: UsageFields): void;
   /** Tries at once. Resolves when all that was recorded is shipped, or after `timeoutMs`; what is left stays on disk. */
   flush(timeoutMs: number): Promise<void>;
   /** Stops shipping; what is left is on disk for the next process. Does not close the spool. */
@@ -73,7 +77,7 @@ export function startUsageShipper(options: UsageShipperOptions): UsageShipper {
         const batch = await spool.peek(largestBatch);
         // Without this a file that somebody damaged would make a loop without a pause.
         if (batch.records.length === 0) throw new Error("the spool counts records that it cannot read");
-        await options.ship(batch.records.map((bytes) => fromBinary(UsageRecordSchema, bytes)));
+        await options.ship(batch.records);
         await batch.commit();
         shipped.inc(batch.records.length);
         backoff.reset();
@@ -95,7 +99,7 @@ export function startUsageShipper(options: UsageShipperOptions): UsageShipper {
 
   return {
     record(record) {
-      spool.append(toBinary(UsageRecordSchema, record));
+      spool.append(encodeUsageRecord(record));
       waiting.set(spool.size().records);
       lingerTimer ??= clock.setTimer(lingerMs, wakeUp, { unref: true });
     },

@@ -1,13 +1,20 @@
 import { readFile } from "node:fs/promises";
+import { create } from "@bufbuild/protobuf";
 import { EngineKind } from "#gen/helixmesh/type/v1/type_pb.ts";
-import type { DesiredReplica, HostInfo, HostLoad, ReplicaStatus } from "#gen/helixmesh/node/v1/node_pb.ts";
-import type { UsageRecord } from "#gen/helixmesh/type/v1/type_pb.ts";
+import {
+  type DesiredReplica,
+  type HostInfo,
+  type HostLoad,
+  type ReplicaStatus,
+  ReportUsageRequestSchema,
+} from "#gen/helixmesh/node/v1/node_pb.ts";
 import { Backoff } from "#kernel/backoff.ts";
 import { type Clock, sleep } from "#kernel/clock.ts";
 import type { Logger } from "#kernel/log.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
 import type { Metrics } from "#kernel/metrics.ts";
 import type { Random } from "#kernel/random.ts";
+import { encodedMessages } from "#kernel/usage-record.ts";
 import { type NodeClient, bearer, callTimeoutMs, createNodeClient, mustRegister } from "./control-client.ts";
 import type { Identity, StateFile } from "./state-file.ts";
 import { StatusPace } from "./status-pace.ts";
@@ -75,11 +82,13 @@ export class ControlLink {
   }
 
   /** For the usage shipper; rejects until the ledger has the records. */
-  async reportUsage(records: UsageRecord[]): Promise<void> {
+  async reportUsage(records: readonly Uint8Array[]): Promise<void> {
     const { identity } = this.#options.stateFile.state;
     if (identity === undefined) throw new Error("the node is not registered yet");
     const { nodeId, nodeToken } = identity;
-    await this.#client.reportUsage({ nodeId, records }, { ...bearer(nodeToken), timeoutMs: callTimeoutMs });
+    const request = create(ReportUsageRequestSchema, { nodeId });
+    request.$unknown = encodedMessages(ReportUsageRequestSchema.field.records.number, records);
+    await this.#client.reportUsage(request, { ...bearer(nodeToken), timeoutMs: callTimeoutMs });
   }
 
   /** Tells the control plane, so that it offers the node's replicas no more. Bounded by one call's timeout. */

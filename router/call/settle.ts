@@ -1,9 +1,9 @@
-import { create } from "@bufbuild/protobuf";
 import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
-import { Outcome, type UsageRecord, UsageRecordSchema } from "#gen/helixmesh/type/v1/type_pb.ts";
+import { Outcome } from "#gen/helixmesh/type/v1/type_pb.ts";
 import type { Logger } from "#kernel/log.ts";
 import type { MeshError } from "#kernel/mesh-error.ts";
 import type { Span } from "#kernel/trace.ts";
+import type { UsageFields } from "#kernel/usage-record.ts";
 import type { CallMetrics } from "./call-metrics.ts";
 import type { CallContext } from "./calls.ts";
 
@@ -37,7 +37,7 @@ export interface Settlement {
 }
 
 export interface SettleOptions {
-  readonly usage: { record(record: UsageRecord): void };
+  readonly usage: { record(record: UsageFields): void };
   readonly metrics: CallMetrics;
   readonly logger: Logger;
 }
@@ -55,9 +55,9 @@ export function createSettle({ usage, metrics, logger }: SettleOptions): Settle 
   };
 }
 
-function usageRecord(settlement: Settlement): UsageRecord {
+function usageRecord(settlement: Settlement): UsageFields {
   const { context, outcome, error } = settlement;
-  return create(UsageRecordSchema, {
+  return {
     callId: context.callId,
     keyId: context.principal.keyId,
     projectId: context.principal.projectId,
@@ -67,18 +67,14 @@ function usageRecord(settlement: Settlement): UsageRecord {
     door: context.door,
     outcome,
     reason: outcome === Outcome.FAILED ? (error?.reason ?? Reason.INTERNAL) : Reason.UNSPECIFIED,
-    usage: {
-      promptTokens: settlement.promptTokens,
-      cachedTokens: settlement.cachedTokens,
-      completionTokens: settlement.completionTokens,
-    },
-    startedAtMs: BigInt(settlement.startedAtMs),
-    durationMs: BigInt(Math.round(settlement.durationMs)),
+    usage: settlement,
+    startedAtMs: settlement.startedAtMs,
+    durationMs: Math.round(settlement.durationMs),
     // 0 means that there was no token; one that came within half a millisecond did come.
-    ttftMs: settlement.ttftMs === undefined ? 0n : BigInt(Math.max(1, Math.round(settlement.ttftMs))),
+    ttftMs: settlement.ttftMs === undefined ? 0 : Math.max(1, Math.round(settlement.ttftMs)),
     labels: settlement.labels,
     attempts: settlement.attempts,
-  });
+  };
 }
 
 /** Attributes: https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-spans/ */

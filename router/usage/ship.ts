@@ -1,12 +1,14 @@
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
+import { create } from "@bufbuild/protobuf";
 import type { Client } from "@connectrpc/connect";
-import type { DiscoveryService } from "#gen/helixmesh/discovery/v1/discovery_pb.ts";
+import { type DiscoveryService, ReportUsageRequestSchema } from "#gen/helixmesh/discovery/v1/discovery_pb.ts";
 import type { Clock } from "#kernel/clock.ts";
 import type { Logger } from "#kernel/log.ts";
 import { Metrics } from "#kernel/metrics.ts";
 import type { Random } from "#kernel/random.ts";
 import { openSpool } from "#kernel/spool.ts";
+import { encodedMessages } from "#kernel/usage-record.ts";
 import { type UsageShipper, startUsageShipper } from "#kernel/usage-shipper.ts";
 
 export interface UsageOptions {
@@ -53,7 +55,9 @@ export async function openUsage(options: UsageOptions): Promise<UsageShipper> {
   const shipper = startUsageShipper({
     spool,
     async ship(records) {
-      await client.reportUsage({ routerId, records }, { timeoutMs: shipTimeoutMs });
+      const request = create(ReportUsageRequestSchema, { routerId });
+      request.$unknown = encodedMessages(ReportUsageRequestSchema.field.records.number, records);
+      await client.reportUsage(request, { timeoutMs: shipTimeoutMs });
     },
     clock,
     random,
