@@ -1,7 +1,7 @@
 import { type Timer, systemClock } from "#kernel/clock.ts";
 import type { NodeServerRequest } from "#kernel/node-handler.ts";
 
-/** A client that goes on sending may do so for this long and this much before it is answered nevertheless. */
+/** What a client may go on sending of a request that is refused. */
 const longestMs = 5_000;
 const mostBytes = 64 * 1024 * 1024;
 /** A client that pauses has no more to send, or waits for the answer. */
@@ -62,4 +62,21 @@ export async function forgetRest(request: NodeServerRequest): Promise<void> {
     const done = (): void => rest.over();
     request.on("data", onData).on("end", done).on("close", done).resume();
   });
+}
+
+/**
+ * For a request over HTTP/1.1 that was answered before its end: reads and forgets the rest, or else a client that sends
+ * all before it reads would never see the answer, and no other request would come through its connection. Node does so
+ * only where nobody has begun to read. A client that does not stop has its connection cut. HTTP/2 needs none of it.
+ */
+export function dropRest(request: NodeServerRequest): void {
+  if (request.readableEnded || request.destroyed || request.httpVersion === "2.0") return;
+  let bytes = 0;
+  const end = systemClock.setTimer(longestMs, () => request.destroy(), { unref: true });
+  request.on("data", (chunk: Buffer) => {
+    bytes += chunk.length;
+    if (bytes > mostBytes) request.destroy();
+  });
+  request.once("close", () => end.cancel());
+  request.resume();
 }

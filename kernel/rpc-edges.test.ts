@@ -171,6 +171,22 @@ describe("a body that is refused before its end", () => {
     await server.drain(60_000);
   });
 
+  test("over HTTP/1.1 is read to its end, so that the answer arrives and the connection goes on", async () => {
+    const { port } = await startServer();
+    const socket = tcpConnect(port, "127.0.0.1");
+    cleanups.push(() => void socket.destroy());
+    const head = `POST ${countTokensPath} HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n`;
+    // It reads nothing until it has sent all: more than the buffers on the way hold.
+    socket.write(`${head}transfer-encoding: chunked\r\n\r\n`);
+    for (let count = 0; count < 200; count++) {
+      if (!socket.write(`10000\r\n${"x".repeat(0x10000)}\r\n`)) await once(socket, "drain");
+    }
+    socket.end(`0\r\n\r\n${head}content-length: 13\r\nconnection: close\r\n\r\n{"model":"a"}`);
+    expect(await text(socket)).toMatch(
+      /^HTTP\/1\.1 429 [^]*the limit is 100000 bytes[^]*HTTP\/1\.1 200 [^]*promptTokens/,
+    );
+  });
+
   test("does not use up the window of its connection", async () => {
     const server = await startServer();
     const over = session(server.port);

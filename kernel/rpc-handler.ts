@@ -10,7 +10,7 @@ import {
 import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
 import type { Logger } from "#kernel/log.ts";
 import type { NodeHandler, NodeServerRequest, NodeServerResponse } from "#kernel/node-handler.ts";
-import { forgetRest } from "#kernel/request-rest.ts";
+import { dropRest, forgetRest } from "#kernel/request-rest.ts";
 import { type Authorize, requestGate, rpcErrors } from "#kernel/rpc-errors.ts";
 import { compressions, decodeRequest, decodedMessages, takeMessages } from "#kernel/rpc-request.ts";
 import { cutResponse, percentEncode, sendResponse } from "#kernel/rpc-response.ts";
@@ -108,6 +108,7 @@ export function rpcHandler(options: RpcHandlerOptions): NodeHandler {
       // A client that sends message after message hears at once that it may stop.
       beforeHeaders: () => (isSingle && fault === Reason.REQUEST_TOO_LARGE ? forgetRest(request) : undefined),
     });
+    dropRest(request);
   }
 
   return (request, response) => {
