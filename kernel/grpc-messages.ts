@@ -170,13 +170,14 @@ export const grpcResponseHeaders = encodeBlock(grpcResponseFields);
 export const grpcOkTrailers = encodeBlock([["grpc-status", "0"]]);
 
 /** How a call ends: the same fields as from connect-es, our detail in grpc-status-details-bin among them. */
-export function grpcTrailers(error?: MeshError, callId = ""): HeaderFields {
-  const fields = [...setTrailerStatus(new Headers(), error?.toConnectError(callId))];
-  return fields.map(([name, value]) => [name, name === "grpc-message" ? percentEncode(error?.message ?? "") : value]);
+export function grpcTrailers(error?: MeshError | ConnectError, callId = ""): HeaderFields {
+  const told = error instanceof MeshError ? error.toConnectError(callId) : error;
+  const fields = [...setTrailerStatus(new Headers(), told)];
+  return fields.map(([name, value]) => [name, name === "grpc-message" ? percentEncode(told?.rawMessage ?? "") : value]);
 }
 
 /** "Trailers-Only": the whole answer to a call that is refused before any message; send it with `end`. */
-export function grpcRefusal(error: MeshError, callId = ""): HeaderFields {
+export function grpcRefusal(error: MeshError | ConnectError, callId = ""): HeaderFields {
   return [...grpcResponseFields, ...grpcTrailers(error, callId)];
 }
 

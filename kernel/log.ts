@@ -1,3 +1,4 @@
+import { systemClock } from "#kernel/clock.ts";
 import { standardError } from "#kernel/standard-error.ts";
 
 export type LogLevel = "debug" | "info" | "warn" | "error" | "silent";
@@ -36,7 +37,7 @@ export function createLogger(options: LoggerOptions): Logger {
   const write = options.write ?? standardError();
   const source = `","service":${JSON.stringify(options.service)},"pid":${process.pid}`;
   const sink: Sink = (severity, content) => {
-    const line = `{"level":"${severity}","time":"${timeText(Date.now())}${source}${content}}\n`;
+    const line = `{"level":"${severity}","time":"${timeText(systemClock.nowMs())}${source}${content}}\n`;
     write(line, severities[severity] >= severities.warn);
   };
   return wrap(sink, severities[options.level], []);

@@ -1,4 +1,5 @@
 import { fromBinary } from "@bufbuild/protobuf";
+import { Code, ConnectError } from "@connectrpc/connect";
 import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
 import { type GenerateRequest, GenerateRequestSchema } from "#gen/helixmesh/inference/v1/inference_pb.ts";
 import { grpcTimeoutMs } from "#kernel/call-timeout.ts";
@@ -147,7 +148,7 @@ class GenerateStream implements StreamListener, ResponseSink {
     this.#stream.end(grpcOkTrailers);
   }
 
-  fail(error: MeshError): void {
+  fail(error: MeshError | ConnectError): void {
     this.#over = true;
     if (this.#opened) return this.#stream.end(grpcTrailers(error, this.#callId));
     this.#stream.sendHeaders([...grpcRefusal(error, this.#callId), [requestIdHeader, this.#callId]], true);
@@ -175,14 +176,14 @@ class GenerateStream implements StreamListener, ResponseSink {
   }
 
   #take(bytes: Buffer, start: number, end: number): void {
-    if (this.#message) throw invalid("Generate takes one request message, but the body has more.");
+    if (this.#message) throw breach("Generate takes one request message, but the body has more.");
     this.#message = new Uint8Array(bytes.subarray(start, end));
   }
 
   #begin(): void {
     const { calls, clock } = this.#parts;
     const encoded = this.#message;
-    if (!encoded) throw invalid("The request body holds no message; Generate takes one.");
+    if (!encoded) throw breach("The request body holds no message; Generate takes one.");
     if (!this.#principal) return;
     this.#bodyTimer?.cancel();
     const left = this.#timeoutMs - (clock.monotonicMs() - this.#startMs);
@@ -201,11 +202,12 @@ class GenerateStream implements StreamListener, ResponseSink {
   #refuse(thrown: unknown): void {
     if (this.#over) return;
     const { logger, onBound } = this.#parts;
+    this.#bodyTimer?.cancel();
+    if (thrown instanceof ConnectError) return this.fail(thrown);
     const error = MeshError.from(thrown);
     if (error.reason === Reason.INTERNAL) logger.error("rpc failed", { callId: this.#callId, error });
     if (error.reason === Reason.REQUEST_TOO_LARGE) onBound("message_bytes");
     if (error.reason === Reason.DEADLINE_EXCEEDED) onBound("request_time");
-    this.#bodyTimer?.cancel();
     if (error.reason !== Reason.REQUEST_TOO_LARGE || !this.#stream.state.receives) return this.fail(error);
     this.#over = true;
     this.#rest = new RequestRest(() => {
@@ -229,6 +231,7 @@ function tooSlow(limitMs: number): MeshError {
   return new MeshError(Reason.DEADLINE_EXCEEDED, message, { limit });
 }
 
-function invalid(message: string): MeshError {
-  return new MeshError(Reason.INVALID_REQUEST, message);
+/** The code of https://github.com/grpc/grpc/blob/master/doc/statuscodes.md, "Cardinality violation". */
+function breach(message: string): ConnectError {
+  return new ConnectError(message, Code.Unimplemented);
 }
