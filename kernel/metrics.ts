@@ -1,4 +1,6 @@
-import { AggregatorRegistry, Counter, Gauge, Histogram, Registry, collectDefaultMetrics } from "prom-client";
+import { AggregatorRegistry, Gauge, Registry, collectDefaultMetrics } from "prom-client";
+import { Counter, type MetricConfig } from "#kernel/counter.ts";
+import { Histogram } from "#kernel/histogram.ts";
 import { invariant } from "#kernel/invariant.ts";
 
 /** What a page of metrics is made of. */
@@ -17,6 +19,7 @@ export function workersMetrics(): MetricsPage {
 /** The metrics of one service. Every name gets the prefix `helixmesh_`, every line the label `service`. */
 export class Metrics implements MetricsPage {
   readonly #registry = new Registry();
+  readonly #made = new Map<string, object>();
 
   constructor(service: string) {
     this.#registry.setDefaultLabels({ service });
@@ -36,21 +39,15 @@ export class Metrics implements MetricsPage {
 
   /** Asking twice for one name gives the same metric. Names of counters end in `_total`. */
   counter<L extends string = never>(name: string, help: string, labels: readonly L[] = []): Counter<L> {
-    const existing = this.#existing<L>(name);
-    if (existing) {
-      invariant(existing instanceof Counter, `metric ${name} is declared as two kinds`);
-      return existing;
-    }
-    return new Counter({ name: `helixmesh_${name}`, help, labelNames: labels, registers: [this.#registry] });
+    const made = this.#once(name, () => new Counter(this.#config(name, help, labels)));
+    invariant(made instanceof Counter, `metric ${name} is declared as two kinds`);
+    return made;
   }
 
   gauge<L extends string = never>(name: string, help: string, labels: readonly L[] = []): Gauge<L> {
-    const existing = this.#existing<L>(name);
-    if (existing) {
-      invariant(existing instanceof Gauge, `metric ${name} is declared as two kinds`);
-      return existing;
-    }
-    return new Gauge({ name: `helixmesh_${name}`, help, labelNames: labels, registers: [this.#registry] });
+    const made = this.#once(name, () => new Gauge(this.#config(name, help, labels)));
+    invariant(made instanceof Gauge, `metric ${name} is declared as two kinds`);
+    return made;
   }
 
   /** `buckets`: ascending upper bounds, in the unit that the name ends with. */
@@ -60,13 +57,9 @@ export class Metrics implements MetricsPage {
     labels: readonly L[],
     buckets: readonly number[],
   ): Histogram<L> {
-    const existing = this.#existing<L>(name);
-    if (existing) {
-      invariant(existing instanceof Histogram, `metric ${name} is declared as two kinds`);
-      return existing;
-    }
-    const options = { name: `helixmesh_${name}`, help, labelNames: labels, buckets: [...buckets] };
-    return new Histogram({ ...options, registers: [this.#registry] });
+    const made = this.#once(name, () => new Histogram({ ...this.#config(name, help, labels), buckets }));
+    invariant(made instanceof Histogram, `metric ${name} is declared as two kinds`);
+    return made;
   }
 
   /** The Prometheus text exposition of everything declared. */
@@ -78,7 +71,13 @@ export class Metrics implements MetricsPage {
     return this.#registry.contentType;
   }
 
-  #existing<L extends string>(name: string) {
-    return this.#registry.getSingleMetric<L>(`helixmesh_${name}`);
+  #once(name: string, make: () => object): object {
+    let made = this.#made.get(name);
+    if (!made) this.#made.set(name, (made = make()));
+    return made;
+  }
+
+  #config<L extends string>(name: string, help: string, labelNames: readonly L[]): MetricConfig<L> {
+    return { name: `helixmesh_${name}`, help, labelNames, registers: [this.#registry] };
   }
 }

@@ -194,7 +194,7 @@ export class Call implements RunningCall, AttemptOwner {
     if (this.#spec.method === Method.GENERATE) {
       if (bytes[start] === startedTag) {
         if (this.#hasOutput) return this.#leaveRepeating(attempt);
-        this.#tally.started(bytes.subarray(start, end));
+        this.#tally.started(bytes, start, end);
         attempt.admitted(this.#tally.promptTokens);
         // After a retry, or from a hedge, it has its Started already.
         const isFirst = !this.#startedSent;

@@ -1,6 +1,10 @@
-import { fromBinary } from "@bufbuild/protobuf";
-import { GenerateResponseSchema } from "#gen/helixmesh/inference/v1/inference_pb.ts";
+import { GenerateResponseSchema, StartedSchema } from "#gen/helixmesh/inference/v1/inference_pb.ts";
 import type { Usage } from "#gen/helixmesh/type/v1/type_pb.ts";
+import { ProtoScanner } from "#kernel/proto-scanner.ts";
+
+const started = GenerateResponseSchema.field.started.number;
+const { promptTokens, cachedTokens } = StartedSchema.field;
+const scanner = new ProtoScanner();
 
 /** The times and tokens of a settlement. */
 export interface TallyResult {
@@ -28,12 +32,17 @@ export class Tally {
     return this.#promptTokens;
   }
 
-  /** `encoded` is the one response that is decoded: Started. */
-  started(encoded: Uint8Array): void {
-    const { event } = fromBinary(GenerateResponseSchema, encoded);
-    if (event.case !== "started") return;
-    this.#promptTokens = event.value.promptTokens;
-    this.#cachedTokens = event.value.cachedTokens;
+  /** Lent bytes: the one response that is looked into, Started. */
+  started(bytes: Uint8Array, start: number, end: number): void {
+    scanner.reset(bytes, start, end);
+    if (!scanner.next() || !scanner.is(started)) return;
+    this.#promptTokens = 0;
+    this.#cachedTokens = 0;
+    scanner.reset(bytes, scanner.start, scanner.end);
+    while (scanner.next()) {
+      if (scanner.field === promptTokens.number) this.#promptTokens = scanner.value;
+      else if (scanner.field === cachedTokens.number) this.#cachedTokens = scanner.value;
+    }
   }
 
   /** Tokens that the client hears of. */

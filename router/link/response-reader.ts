@@ -3,7 +3,6 @@ import {
   type AgentHello,
   AgentHelloSchema,
   type CallEnd,
-  CallEndSchema,
   ConnectResponseSchema,
   CallDeltaSchema,
   type PrefixDigest,
@@ -16,6 +15,7 @@ import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
 import { ReplicaLoadSchema } from "#gen/helixmesh/type/v1/type_pb.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
 import { ProtoScanner } from "#kernel/proto-scanner.ts";
+import { decodeCallEnd } from "./call-end.ts";
 
 /** Who hears what a message says. Bytes are lent for the call. */
 export interface ResponseSink {
@@ -130,7 +130,7 @@ export class ResponseReader {
       }
     }
     if (tokens > 0) call.onTokens(tokens);
-    if (endStart >= 0) this.#sink.onCallEnd(number, decode(CallEndSchema, bytes, endStart, endEnd));
+    if (endStart >= 0) this.#sink.onCallEnd(number, decodeEnd(bytes, endStart, endEnd));
   }
 
   /** Leaves the scanner before the first field again. */
@@ -149,8 +149,20 @@ function decode<D extends DescMessage>(schema: D, bytes: Buffer, start: number, 
   try {
     return fromBinary(schema, bytes.subarray(start, end), { readUnknownFields: false });
   } catch (cause) {
-    throw new MeshError(Reason.INVALID_REQUEST, `The agent sent a malformed ${schema.name}.`, { cause });
+    throw malformed(schema.name, cause);
   }
+}
+
+function decodeEnd(bytes: Buffer, start: number, end: number): CallEnd {
+  try {
+    return decodeCallEnd(bytes, start, end);
+  } catch (cause) {
+    throw malformed("CallEnd", cause);
+  }
+}
+
+function malformed(what: string, cause: unknown): MeshError {
+  return new MeshError(Reason.INVALID_REQUEST, `The agent sent a malformed ${what}.`, { cause });
 }
 
 function numbersOf<F extends Record<string, { readonly number: number }>>(
