@@ -30,6 +30,8 @@ const inflates = new Map<string, Inflate>([
 const nothing = Buffer.alloc(0);
 /** A message's first piece of memory; more only as its bytes come, so that a length alone costs nothing. */
 const firstBytes = 16_384;
+/** Kept for the next message of the stream; larger memory goes back after one. */
+const keptBytes = 65_536;
 
 /**
  * Cuts the DATA of one gRPC stream into messages, however it was split. A message that arrives in one piece is lent as it
@@ -38,7 +40,9 @@ const firstBytes = 16_384;
 export class GrpcMessageReader {
   readonly #options: GrpcMessageReaderOptions;
   /** Of the message that has begun. */
-  readonly #header = Buffer.alloc(headerBytes);
+  #flags = 0;
+  /** Of a header that comes in pieces. */
+  #header = nothing;
   #headerRead = 0;
   /** What has come of a message's body; `#length` is -1 until its header is whole. */
   #body = nothing;
@@ -65,7 +69,7 @@ export class GrpcMessageReader {
           at += length;
           continue;
         }
-        this.#header[0] = flags;
+        this.#flags = flags;
         this.#headerRead = headerBytes;
         this.#length = length;
       }
@@ -83,9 +87,11 @@ export class GrpcMessageReader {
 
   #gatherHeader(bytes: Buffer, at: number, end: number): number {
     const next = Math.min(end, at + headerBytes - this.#headerRead);
+    if (this.#headerRead === 0) this.#header = Buffer.allocUnsafe(headerBytes);
     this.#headerRead += bytes.copy(this.#header, this.#headerRead, at, next);
     if (this.#headerRead < headerBytes) return next;
-    this.#length = this.#checked(this.#header[0] as number, this.#header.readUInt32BE(1));
+    this.#flags = this.#header[0] as number;
+    this.#length = this.#checked(this.#flags, this.#header.readUInt32BE(1));
     // One that is empty is whole already, and its body may be the last thing that came.
     return this.#length === 0 ? this.#gatherBody(bytes, next, next) : next;
   }
@@ -102,11 +108,11 @@ export class GrpcMessageReader {
     if (this.#bodyRead < this.#length) return next;
     const body = this.#body;
     const length = this.#length;
-    this.#body = nothing;
+    if (body.length > keptBytes) this.#body = nothing;
     this.#bodyRead = 0;
     this.#headerRead = 0;
     this.#length = -1;
-    this.#deliver(this.#header[0] as number, body, 0, length);
+    this.#deliver(this.#flags, body, 0, length);
     return next;
   }
 

@@ -12,7 +12,8 @@ import {
 export interface Span {
   /** W3C `traceparent` to send onward; the caller's own when tracing is off, empty when there is none. */
   readonly traceparent: string;
-  setAttributes(attributes: Attributes): void;
+  /** Asked for only while tracing is on. */
+  setAttributes(attributes: () => Attributes): void;
   /** Marks the span failed. The error's name and message are recorded, so they must hold no prompt. */
   fail(error: unknown): void;
   /** Once; later calls do nothing. */
@@ -23,7 +24,8 @@ export interface SpanOptions {
   readonly kind: "server" | "client" | "internal";
   /** The parent's, from a header; a malformed one is ignored. */
   readonly traceparent?: string | undefined;
-  readonly attributes?: Attributes;
+  /** Asked for only while tracing is on. */
+  readonly attributes?: () => Attributes;
 }
 
 const kinds = { server: SpanKind.SERVER, client: SpanKind.CLIENT, internal: SpanKind.INTERNAL };
@@ -59,10 +61,10 @@ export function startSpan(name: string, options: SpanOptions): Span {
   const given = parseTraceparent(options.traceparent);
   if (!tracer) return given ? { ...offSpan, traceparent: options.traceparent ?? "" } : offSpan;
   const parent = given ? trace.setSpanContext(ROOT_CONTEXT, given) : ROOT_CONTEXT;
-  const span = tracer.startSpan(name, { kind: kinds[options.kind], attributes: options.attributes ?? {} }, parent);
+  const span = tracer.startSpan(name, { kind: kinds[options.kind], attributes: options.attributes?.() ?? {} }, parent);
   return {
     traceparent: formatTraceparent(span.spanContext()),
-    setAttributes: (attributes) => void span.setAttributes(attributes),
+    setAttributes: (attributes) => void span.setAttributes(attributes()),
     fail(error) {
       span.recordException(error instanceof Error ? error : new Error(String(error)));
       span.setStatus({ code: SpanStatusCode.ERROR });

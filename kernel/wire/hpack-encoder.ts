@@ -123,9 +123,16 @@ export class HpackEncoder {
   }
 }
 
+/** Names come from the code, so there are few; whoever makes them up pays for each. */
+const mostNames = 1_000;
+const goodNames = new Set<string>();
+
 function check(name: string, value: string): void {
-  if (!isName(name.startsWith(":") ? name.slice(1) : name)) {
-    throw new TypeError(`header name ${JSON.stringify(name)} must be lower case and free of blanks and colons`);
+  if (!goodNames.has(name)) {
+    if (!isName(name.startsWith(":") ? name.slice(1) : name)) {
+      throw new TypeError(`header name ${JSON.stringify(name)} must be lower case and free of blanks and colons`);
+    }
+    if (goodNames.size < mostNames) goodNames.add(name);
   }
   if (!isValue(value))
     throw new TypeError(`the value of header ${name} has a line break, or a blank at an end, or is no latin1`);
@@ -138,16 +145,20 @@ function appendLiteral(out: ByteBuffer, kind: LiteralKind, name: string, index: 
   appendString(out, value);
 }
 
+/** Fewer bytes than this are not worth the shifting that Huffman takes to save them, as for the id of every call. */
+const leastSaved = 16;
+
 function appendString(out: ByteBuffer, text: string): void {
   const length = huffmanLength(text);
-  if (length < text.length) {
+  if (length + leastSaved <= text.length) {
     appendInteger(out, 0x80, 7, length);
     huffmanEncode(text, out);
     return;
   }
   appendInteger(out, 0, 7, text.length);
   out.reserve(text.length);
-  out.end += out.bytes.write(text, out.end, "latin1");
+  const { bytes } = out;
+  for (let at = 0; at < text.length; at++) bytes[out.end++] = text.charCodeAt(at);
 }
 
 /** RFC 7541, 5.1. */

@@ -66,13 +66,13 @@ export class CallRecord {
     this.#span = startSpan(`${operation} ${start.model}`, {
       kind: "server",
       traceparent: start.traceparent,
-      attributes: {
+      attributes: () => ({
         "gen_ai.operation.name": operation,
         "gen_ai.provider.name": "helixmesh",
         "gen_ai.request.model": start.model,
         "helixmesh.call_id": start.callId,
         "helixmesh.replica_id": start.replicaId,
-      },
+      }),
     });
     const timeoutMs = Number(start.timeoutMs);
     if (timeoutMs > 0) {
@@ -101,7 +101,7 @@ export class CallRecord {
     const { usage, taken, labels } = outcome;
     const durationMs = clock.monotonicMs() - this.#startedMonotonicMs;
     metrics.ended(this.#method, error, durationMs);
-    this.#span.setAttributes({
+    this.#span.setAttributes(() => ({
       "gen_ai.response.model": model,
       "gen_ai.response.id": callId,
       "gen_ai.usage.input_tokens": usage.promptTokens,
@@ -110,7 +110,7 @@ export class CallRecord {
       "helixmesh.continued_tokens": outcome.tokensElsewhere ?? 0,
       ...(outcome.finishReasons && { "gen_ai.response.finish_reasons": outcome.finishReasons.map(finishReasonName) }),
       ...(this.#ttftMs > 0 && { "helixmesh.time_to_first_token_ms": this.#ttftMs }),
-    });
+    }));
     if (error !== undefined) this.#span.fail(error);
     this.#span.end();
     if (error?.reason === Reason.INTERNAL) logger.error("call failed", { callId, model, error });

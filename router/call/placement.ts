@@ -128,9 +128,10 @@ export class Placement {
 
   #placed(picked: Picked): Place {
     const { context, span } = this.#spec;
-    if (picked.explanation) {
-      span.setAttributes(explainAttributes(picked.explanation));
-      context.routing?.onPlaced?.(picked.explanation);
+    const { explanation } = picked;
+    if (explanation) {
+      span.setAttributes(() => explainAttributes(explanation));
+      context.routing?.onPlaced?.(explanation);
     }
     return { kind: "dispatch", picked };
   }

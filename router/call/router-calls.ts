@@ -41,7 +41,9 @@ interface Asked {
   readonly method: Method;
   readonly model: string;
   readonly labels: Readonly<Record<string, string>>;
-  readonly attributes: Readonly<Record<string, string | number>>;
+  /** https://opentelemetry.io/docs/specs/semconv/registry/attributes/gen-ai/, gen_ai.operation.name */
+  readonly operation: string;
+  readonly attributes: () => Readonly<Record<string, string | number>>;
   /** Throws what is wrong with the request. */
   readonly validate: () => void;
   readonly encode: () => Uint8Array;
@@ -68,17 +70,17 @@ export function createCalls(parts: RouterCallsParts): RouterCalls {
     const { clock, limits, settle, snapshot, draining } = parts;
     const startedAtMs = clock.nowMs();
     const startMs = clock.monotonicMs();
-    const operation = operationOf(asked.method, asked.attributes);
+    const { operation } = asked;
     const span = startSpan(`${operation} ${asked.model.slice(0, 256)}`, {
       kind: "server",
       traceparent: context.traceparent,
-      attributes: {
+      attributes: () => ({
         "gen_ai.operation.name": operation,
         "gen_ai.provider.name": "helixmesh",
         "gen_ai.request.model": asked.model.slice(0, 256),
         "helixmesh.door": context.door,
-        ...asked.attributes,
-      },
+        ...asked.attributes(),
+      }),
     });
     try {
       if (draining()) throw new MeshError(Reason.DRAINING, "This router is shutting down; another one may answer.");
@@ -130,7 +132,8 @@ export function createCalls(parts: RouterCallsParts): RouterCalls {
         method: Method.GENERATE,
         model: request.model,
         labels: request.labels,
-        attributes: generateAttributes(request),
+        operation: request.input.case === "chat" ? "chat" : "text_completion",
+        attributes: () => generateAttributes(request),
         validate: () => validateGenerate(request),
         encode: () => encoded ?? toBinary(GenerateRequestSchema, request),
         needs: () => needsOfGenerate(request),
@@ -145,7 +148,8 @@ export function createCalls(parts: RouterCallsParts): RouterCalls {
         method: Method.EMBED,
         model: request.model,
         labels: request.labels,
-        attributes: {},
+        operation: "embeddings",
+        attributes: () => ({}),
         validate: () => validateEmbed(request),
         encode: () => toBinary(EmbedRequestSchema, request),
         needs: () => needsOfEmbed,
@@ -160,7 +164,8 @@ export function createCalls(parts: RouterCallsParts): RouterCalls {
         method: Method.COUNT_TOKENS,
         model: request.model,
         labels: {},
-        attributes: {},
+        operation: "count_tokens",
+        attributes: () => ({}),
         validate: () => validateCountTokens(request),
         encode: () => toBinary(CountTokensRequestSchema, request),
         needs: () => [],
@@ -218,13 +223,6 @@ function listModels({ snapshot: current, pool }: RouterCallsParts): readonly Mod
   for (const name of snapshot.models.keys()) add(name, name);
   for (const alias of snapshot.aliases.values()) if (!snapshot.models.has(alias.name)) add(alias.name, alias.model);
   return infos.sort((a, b) => (a.id < b.id ? -1 : a.id > b.id ? 1 : 0));
-}
-
-/** https://opentelemetry.io/docs/specs/semconv/registry/attributes/gen-ai/, gen_ai.operation.name */
-function operationOf(method: Method, attributes: Readonly<Record<string, string | number>>): string {
-  if (method === Method.EMBED) return "embeddings";
-  if (method === Method.COUNT_TOKENS) return "count_tokens";
-  return attributes["helixmesh.input"] === "chat" ? "chat" : "text_completion";
 }
 
 /** Parameters only: content is never traced. */

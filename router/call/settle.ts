@@ -80,7 +80,7 @@ function usageRecord(settlement: Settlement): UsageFields {
 /** Attributes: https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-spans/ */
 function endSpan(settlement: Settlement, span: Span): void {
   const { outcome, error } = settlement;
-  span.setAttributes({
+  span.setAttributes(() => ({
     "gen_ai.response.model": settlement.model,
     "gen_ai.response.id": settlement.context.callId,
     "gen_ai.usage.input_tokens": settlement.promptTokens,
@@ -91,7 +91,7 @@ function endSpan(settlement: Settlement, span: Span): void {
     "helixmesh.moves": settlement.moves,
     ...(settlement.ttftMs !== undefined && { "helixmesh.time_to_first_token_ms": settlement.ttftMs }),
     ...(error && { "error.type": error.row.openAiCode ?? "unknown" }),
-  });
+  }));
   if (outcome === Outcome.FAILED && error) span.fail(error);
   span.end();
 }

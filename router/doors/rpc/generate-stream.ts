@@ -71,7 +71,7 @@ class GenerateStream implements StreamListener, ResponseSink {
   #principal: Principal | undefined;
   #timeoutMs = Number.POSITIVE_INFINITY;
   #bodyTimer: Timer | undefined;
-  #message: Uint8Array | undefined;
+  #message: Buffer | undefined;
   #call: RunningCall | undefined;
   /** While the rest of a request that is too large is read and forgotten. */
   #rest: RequestRest | undefined;
@@ -177,7 +177,9 @@ class GenerateStream implements StreamListener, ResponseSink {
 
   #take(bytes: Buffer, start: number, end: number): void {
     if (this.#message) throw breach("Generate takes one request message, but the body has more.");
-    this.#message = new Uint8Array(bytes.subarray(start, end));
+    // From the pool: memory of its own would cost more than all the rest of a short request.
+    this.#message = Buffer.allocUnsafe(end - start);
+    bytes.copy(this.#message, 0, start, end);
   }
 
   #begin(): void {
