@@ -1,5 +1,6 @@
 import type { Socket } from "node:net";
 import { unreachable } from "#kernel/invariant.ts";
+import { NumberMap } from "#kernel/number-map.ts";
 import { ReceiveWindow, maxWindowBytes } from "#kernel/wire/flow.ts";
 import { Flag, FrameReader, type FrameSink, FrameType } from "#kernel/wire/frame.ts";
 import { FrameGuard } from "#kernel/wire/frame-guard.ts";
@@ -45,7 +46,7 @@ export abstract class Connection implements FrameSink, StreamHost, Sweepable {
   abstract readonly stopsRequests: boolean;
   readonly writer: FrameWriter;
   protected readonly wire: Wire;
-  protected readonly streams = new Map<number, Stream>();
+  protected readonly streams = new NumberMap<Stream>();
   protected readonly closedStreams = new ClosedStreams();
   protected peerInitialWindow = initialWindowBytes;
   /** Highest stream that the peer opened and we looked at. */

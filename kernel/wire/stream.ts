@@ -356,6 +356,7 @@ export class Stream implements WireStream {
   }
 
   lose(reason: string, unprocessed: boolean): void {
+    if (this.#state.kind === "closed") return;
     this.#close("reset by us", { kind: "lost", reason, unprocessed });
   }
 }

@@ -25,6 +25,7 @@ import type { CallContext, Calls } from "./calls.ts";
 import { type Drawing, drawingOf } from "./continuity.ts";
 import { needsOfEmbed, needsOfGenerate } from "./needs.ts";
 import { onlyResponse } from "./only-response.ts";
+import { OpenCalls } from "./open-calls.ts";
 import type { ResponseSink, RunningCall } from "./sink.ts";
 import { type ShadowSettings, Shadows } from "./shadows.ts";
 import { validateCountTokens, validateEmbed, validateGenerate } from "./validate.ts";
@@ -63,7 +64,7 @@ export interface RouterCalls extends Calls {
 
 /** The core behind every door: validate → admit → resolve → run. */
 export function createCalls(parts: RouterCallsParts): RouterCalls {
-  const open = new Set<Call>();
+  const open = new OpenCalls();
   const shadows = new Shadows(parts, open);
 
   function begin(asked: Asked, context: CallContext, sink: ResponseSink): RunningCall {
@@ -102,14 +103,14 @@ export function createCalls(parts: RouterCallsParts): RouterCalls {
           sink,
           permit: {
             release() {
-              open.delete(call);
+              open.delete(number);
               permit.release();
             },
           },
           span,
           startedAtMs,
         });
-        open.add(call);
+        const number = open.add(call);
         call.begin();
         if (method === Method.GENERATE) shadows.copy(what, context, labels, span);
         return call;
@@ -177,7 +178,7 @@ export function createCalls(parts: RouterCallsParts): RouterCalls {
     },
     listModels: () => listModels(parts),
     cutAll(error) {
-      for (const call of open) call.cut(error);
+      for (const call of open.all()) call.cut(error);
     },
   };
 }

@@ -3,6 +3,7 @@ import { type Span, startSpan } from "#kernel/trace.ts";
 import { Call } from "./call.ts";
 import type { CallParts, CallSettings, CallSpec } from "./call-parts.ts";
 import type { CallContext } from "./calls.ts";
+import type { OpenCalls } from "./open-calls.ts";
 import type { ResponseSink } from "./sink.ts";
 
 export interface ShadowSettings {
@@ -16,11 +17,11 @@ const mostLabels = 16;
 /** Copies calls to shadow deployments. Nobody gets the copies' answers, and nothing of them reaches the real call. */
 export class Shadows {
   readonly #parts: CallParts & { readonly settings: CallSettings & ShadowSettings };
-  readonly #open: Set<Call>;
+  readonly #open: OpenCalls;
   #running = 0;
 
   /** Copies are in `open` while they run, so that a drain cuts them like any call. */
-  constructor(parts: CallParts & { readonly settings: CallSettings & ShadowSettings }, open: Set<Call>) {
+  constructor(parts: CallParts & { readonly settings: CallSettings & ShadowSettings }, open: OpenCalls) {
     this.#parts = parts;
     this.#open = open;
   }
@@ -41,7 +42,7 @@ export class Shadows {
       const parts = { ...this.#parts, settings: { ...settings, readyWaitMs: 0, maxAttempts: 1, maxMoves: 0 } };
       const kept = Object.fromEntries(Object.entries(labels).slice(0, mostLabels - 1));
       const { traceparent } = span;
-      const call: Call = new Call(parts, {
+      const call = new Call(parts, {
         ...what,
         deployment,
         priority: 0,
@@ -51,14 +52,14 @@ export class Shadows {
         permit: {
           release: () => {
             this.#running -= 1;
-            this.#open.delete(call);
+            this.#open.delete(number);
           },
         },
         span: startSpan(`shadow ${deployment}`, { kind: "internal", traceparent }),
         startedAtMs: clock.nowMs(),
       });
       this.#running += 1;
-      this.#open.add(call);
+      const number = this.#open.add(call);
       call.begin();
     }
   }

@@ -13,6 +13,7 @@ import type { Backoff } from "#kernel/backoff.ts";
 import type { Clock, Timer } from "#kernel/clock.ts";
 import { unreachable } from "#kernel/invariant.ts";
 import type { Logger } from "#kernel/log.ts";
+import { NumberMap } from "#kernel/number-map.ts";
 import { atTurnEnd } from "#kernel/wire/index.ts";
 import type { ReplicaView } from "../routing/replica-view.ts";
 import { CallQueue, type LinkStart } from "./call-queue.ts";
@@ -80,7 +81,7 @@ export class Link {
   readonly #reader = new ResponseReader(this.#sink());
   readonly #queue = new CallQueue();
   readonly #replicas = new Map<string, LinkReplica>();
-  readonly #calls = new Map<number, ActiveCall>();
+  readonly #calls = new NumberMap<ActiveCall>();
   #state: LinkState = { kind: "closed" };
   #retired = false;
   #nextNumber = 1;
@@ -337,7 +338,7 @@ export class Link {
   #endCalls(message: string): void {
     this.#replicas.clear();
     this.#queue.clear();
-    const lost = [...this.#calls.values()];
+    const lost = this.#calls.values();
     this.#calls.clear();
     for (const call of lost) call.events.onEnd(create(CallEndSchema, { reason: Reason.NODE_LOST, message }));
   }
