@@ -191,10 +191,11 @@ describe.each(subjects)("a Generate call that moves, on $name", ({ create, model
     const { responses } = await run(target, story);
     const other = responses.map((bytes) => {
       const response = fromBinary(GenerateResponseSchema, bytes);
-      if (response.event.case === "delta") response.event.value.text = response.event.value.text.replace(/[a-z]/, "#");
+      if (response.event.case === "delta") response.event.value.text = `#${response.event.value.text}`;
       return toBinary(GenerateResponseSchema, response);
     });
-    const { end, responses: more, usage } = await run(target, story, other.slice(0, 8));
+    // Started and the first delta: how many deltas follow is the engine's pace.
+    const { end, responses: more, usage } = await run(target, story, other.slice(0, 2));
     expect(end.reason).toBe(Reason.NODE_LOST);
     expect(more).toEqual([]);
     expect(usage).toHaveLength(1);
