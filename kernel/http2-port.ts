@@ -77,7 +77,7 @@ function isGrpc(contentType: string | undefined): boolean {
 }
 
 /** As the other bounds of a port are named; a peer that does not read is one thing, whichever layer notices. */
-function metricName(bound: Bound): string {
+export function metricName(bound: Bound): string {
   return bound === "stallTimeoutMs"
     ? "stalled_client"
     : bound.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);

@@ -199,7 +199,7 @@ function withTimeout(body: AsyncIterable<Uint8Array>, timeoutMs: number): AsyncI
         },
         return() {
           timer.cancel();
-          // Not awaited: it comes after a read that may never end.
+          // Not awaited: it comes after a read that may never end, and whose failure that read has told.
           chunks.return?.().catch(() => {});
           return Promise.resolve({ done: true, value: undefined });
         },

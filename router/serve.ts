@@ -5,11 +5,13 @@ import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
 import { startAdminServer } from "#kernel/admin-server.ts";
 import { Backoff } from "#kernel/backoff.ts";
 import { sleep } from "#kernel/clock.ts";
+import { metricName } from "#kernel/http2-port.ts";
 import { listenError } from "#kernel/listen-error.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
 import { defaultBlockBytes } from "#kernel/prompt-blocks.ts";
 import type { RunningService, ServiceParts, ServiceSettings } from "#kernel/run-service.ts";
 import { loadTls } from "#kernel/tls.ts";
+import type { Bound } from "#kernel/wire/index.ts";
 import { makeFolder } from "#kernel/make-folder.ts";
 import { authenticate } from "./admission/authenticate.ts";
 import { Limits } from "./admission/limits.ts";
@@ -67,7 +69,13 @@ export async function serveRouter(
     metrics,
   });
   const ca = settings.linkCa === undefined ? undefined : await readFile(settings.linkCa);
-  const transport = createWireLinkTransport({ ca, connectTimeoutMs, clock });
+  const linkBounds = metrics.counter(
+    "router_link_bound_reached_total",
+    "Times a bound of a link's HTTP/2 was reached.",
+    ["bound"],
+  );
+  const onBound = (bound: Bound): void => linkBounds.inc({ bound: metricName(bound) });
+  const transport = createWireLinkTransport({ ca, connectTimeoutMs, clock, onBound });
   const routing = routingMetrics(metrics);
   const prefixes = new PrefixIndex({ maxEntries: settings.prefixEntries, random, metrics: routing });
   const pool = new LinkPool({

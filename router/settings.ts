@@ -1,3 +1,4 @@
+import { routingPolicies } from "#kernel/routing-policies.ts";
 import { defineSettings, setting } from "#kernel/settings.ts";
 
 /** Every setting of the router. */
@@ -92,16 +93,8 @@ export const routerSettings = defineSettings({
   policy: setting.choice({
     env: "HELIXMESH_ROUTER_POLICY",
     flag: "policy",
-    choices: [
-      "predicted-ttft",
-      "prefix-affinity",
-      "least-loaded",
-      "power-of-two",
-      "round-robin",
-      "random",
-      "consistent-hash",
-    ],
-    default: "predicted-ttft",
+    choices: routingPolicies,
+    default: routingPolicies[0],
     doc: "Which of the ready replicas takes a call, for deployments that name no policy of their own.",
   }),
   prefixBlocks: setting.integer({

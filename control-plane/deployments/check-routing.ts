@@ -1,18 +1,8 @@
 import { create } from "@bufbuild/protobuf";
 import { type DeploymentRouting, DeploymentRoutingSchema } from "#gen/helixmesh/type/v1/type_pb.ts";
+import { routingPolicies } from "#kernel/routing-policies.ts";
 import { checkCount, checkRange, checkText, invalid, quote } from "../checks/field.ts";
 import { checkModelName } from "../registry/check-model.ts";
-
-/** Names of the policies that routers have. */
-const policies: readonly string[] = [
-  "predicted-ttft",
-  "prefix-affinity",
-  "least-loaded",
-  "power-of-two",
-  "round-robin",
-  "random",
-  "consistent-hash",
-];
 
 const mostFallbacks = 8;
 /** Ten minutes: longer than any prompt takes. */
@@ -21,8 +11,8 @@ const longestHedgeMs = 600_000;
 /** What a caller may say of routing, but for whether the fallback models are there. `model` is the deployment's. */
 export function checkRouting(field: string, routing: DeploymentRouting, model: string): DeploymentRouting {
   const { policy, weight, canary, shadowPercent, hedgeAfterMs, hedgePercent, fallbackModels } = routing;
-  if (policy !== "" && !policies.includes(policy)) {
-    const known = policies.join(", ");
+  if (policy !== "" && !routingPolicies.some((known) => known === policy)) {
+    const known = routingPolicies.join(", ");
     throw invalid(`${field}.policy`, `is ${quote(policy)}; it takes ${known}, or nothing for the router's default`);
   }
   checkRange(`${field}.weight`, weight, 1_000);

@@ -203,7 +203,7 @@ const refused = {
   labels: {},
 };
 
-/** Sorted by id. Every key may use every model for now. */
+/** Sorted by id. Keys are not bound to models: each may use all. */
 function listModels({ snapshot: current, pool }: RouterCallsParts): readonly ModelInfo[] {
   const snapshot = current();
   const infos: ModelInfo[] = [];

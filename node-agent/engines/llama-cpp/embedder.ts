@@ -35,6 +35,7 @@ export class Embedder {
   /** One request after the other: the context holds one sequence. */
   embed(request: EmbedRequest): Promise<EmbedResponse> {
     const answer = this.#last.then(() => this.#embed(request));
+    // Its caller hears of a failure; the next request must only wait for the end.
     this.#last = answer.catch(() => undefined);
     return answer;
   }

@@ -1,3 +1,4 @@
+import type { RoutingPolicy } from "#kernel/routing-policies.ts";
 import type { Policy } from "../policy.ts";
 import { consistentHash } from "./consistent-hash.ts";
 import { leastLoaded } from "./least-loaded.ts";
@@ -7,14 +8,7 @@ import { prefixAffinity } from "./prefix-affinity.ts";
 import { randomPolicy } from "./random.ts";
 import { roundRobin } from "./round-robin.ts";
 
-export type PolicyName =
-  | "predicted-ttft"
-  | "prefix-affinity"
-  | "least-loaded"
-  | "power-of-two"
-  | "round-robin"
-  | "random"
-  | "consistent-hash";
+export type PolicyName = RoutingPolicy;
 
 export const policies: { readonly [N in PolicyName]: Policy } = {
   "predicted-ttft": predictedTtft,
