@@ -1,5 +1,6 @@
 import type { Socket } from "node:net";
 import type { Clock } from "#kernel/clock.ts";
+import { DirectWrite } from "#kernel/direct-write.ts";
 import { ByteBuffer, give } from "#kernel/wire/byte-buffer.ts";
 
 const dirty: Outlet[] = [];
@@ -56,6 +57,7 @@ export class Outlet {
   busySinceMs = 0;
   readonly #socket: Socket;
   readonly #parts: OutletParts;
+  #direct: DirectWrite | undefined;
   #scheduled = false;
   #writesStarted = 0;
   #writesFinished = 0;
@@ -107,13 +109,25 @@ export class Outlet {
     const memory = this.out.detach();
     this.#memory = memory;
     this.#inFlight = length;
-    this.#writesStarted += 1;
     this.#flushes += 1;
-    this.#socket.write(memory.subarray(0, length), this.#onWritten);
-    // Usually the system took all at once, and the memory is free before the callback says so.
-    if (this.#socket.writableLength === 0) return this.#settle();
+    // Usually the system takes all at once, and the memory is free again.
+    if (this.#send(memory.subarray(0, length))) return this.#settle();
     this.busySinceMs = this.#parts.clock.monotonicMs();
     this.#count();
+  }
+
+  /** True: the system has all of it, and the bytes are read no more. */
+  #send(bytes: Buffer): boolean {
+    const socket = this.#socket;
+    this.#direct ??= DirectWrite.of(socket);
+    if (this.#direct !== undefined && socket.writableLength === 0) {
+      const result = this.#direct.write(bytes, this.#onSent);
+      if (result !== "failed") return result === "sent";
+      // The stream will fail alike, and knows how to say so.
+    }
+    this.#writesStarted += 1;
+    socket.write(bytes, this.#onWritten);
+    return socket.writableLength === 0;
   }
 
   /** Sends what is left, then FIN. */
@@ -143,6 +157,15 @@ export class Outlet {
     this.#parts.onSent();
   }
 
+  /** Of a direct write that had to wait. */
+  readonly #onSent = (status: number): void => {
+    if (status < 0) this.#socket.destroy();
+    if (this.#inFlight === 0) return;
+    this.#settle();
+    this.flush();
+  };
+
+  /** Of each write through the stream; several may be under way only at the end. */
   readonly #onWritten = (): void => {
     this.#writesFinished += 1;
     if (this.#inFlight === 0 || this.#writesFinished < this.#writesStarted) return;
