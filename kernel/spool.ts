@@ -1,5 +1,6 @@
 import { type FileHandle, open, readFile, readdir, truncate, unlink } from "node:fs/promises";
 import { join } from "node:path";
+import { systemClock } from "#kernel/clock.ts";
 import { invariant } from "#kernel/invariant.ts";
 import type { Logger } from "#kernel/log.ts";
 import { readRecords } from "#kernel/spool-reader.ts";
@@ -26,7 +27,7 @@ export interface SpoolBatch {
 
 /** A queue on disk, first in first out, at least once: what was flushed survives a crash at any byte. */
 export interface Spool {
-  /** Written and fsynced with its neighbours soon after. Dropped, with a call of `onFull`, when there is no room. */
+  /** Written and fsynced within `gatherMs`, with its neighbours. Dropped, with a call of `onFull`, when there is no room. */
   append(record: Uint8Array): void;
   /** Resolves when everything appended so far is on the disk; rejects when the disk refuses. */
   flush(): Promise<void>;
@@ -39,6 +40,11 @@ export interface Spool {
   close(): Promise<void>;
 }
 
+/**
+ * What comes within this time shares a write and an fsync, which cost more than all else that is done for a record. A
+ * process that is killed loses what it gathered, no more; the other end of the call has a report of its own.
+ */
+const gatherMs = 10;
 const leastPendingBytes = 16_384;
 /** Kept between writes; larger memory goes back after one. */
 const keptPendingBytes = 1_048_576;
@@ -137,8 +143,7 @@ class DiskSpool implements Spool {
     this.#pendingRecords++;
     if (this.#writeScheduled) return;
     this.#writeScheduled = true;
-    // After this turn of the event loop, so that the records of one turn share a write and an fsync.
-    setImmediate(() => {
+    systemClock.setTimer(gatherMs, () => {
       this.flush().catch((error: unknown) => {
         this.#options.logger.error("spool: cannot write; records wait in memory", {
           dir: this.#options.dir,
