@@ -57,11 +57,11 @@ function labelOf({ name, agents }: Case): string {
   return `${name}, ${agents} agent${agents === 1 ? "" : "s"}`;
 }
 
-/** For connections and caches, the first time that a contestant does such work. */
+/** For connections and caches, before the repeats of a case. */
 const firstWork = { warmUpMs: 700, measureMs: 300 } as const;
 
 interface Mode {
-  /** For the router's compilers, which take seconds to reach what it does for the rest of its life. */
+  /** For the router's compilers, which take seconds in each new shape to reach what it does for the rest of its life. */
   readonly compileMs: number;
   readonly repeats: number;
   readonly measureMs: number;
@@ -74,7 +74,7 @@ interface Mode {
 const full: Mode = {
   compileMs: 8_000,
   repeats: 3,
-  measureMs: 800,
+  measureMs: 1_500,
   latencyRepeats: 3,
   latencyMs: 1_500,
   memoryStreams: 10_000,
@@ -103,7 +103,7 @@ export async function runRelayBench(flags: readonly string[]): Promise<void> {
     "thread, http-reuse always, a server an engine) relay gRPC or HTTP/1.1 to the same engines. Engines tick out of " +
     "phase. CPU from /proc, medians of " +
     `${mode.repeats} interleaved repeats of ${mode.measureMs} ms after a warm-up (of ${mode.compileMs / 1_000} s for the ` +
-    "router, whose code is compiled as it runs). Every token of every call is checked.";
+    "router in each case, whose code is compiled as it runs). Every token of every call is checked.";
   console.log(`${question}\n${setup}`);
   pinThisProcess();
   const backends = await Backends.start(Math.max(...mode.agents), otherCores);
@@ -142,19 +142,16 @@ class RelayBed {
   async cpu(agents: number, wanted: readonly Case[]): Promise<Row[]> {
     const { compileMs, repeats, measureMs } = this.#mode;
     const rows: Row[] = [];
-    const warm = new Set<string>();
     await this.#with(agents, async (contestants) => {
       for (const one of wanted) {
         const { shape, per, goal } = one;
         await this.#backends.configure({ ...idleEngine, stepMs: shape.stepMs });
         // An answer's time, so that as many calls begin and end as in the long run.
         const pace: Pace = { repeats, warmUpMs: shape.stepMs === 0 ? 300 : 700, measureMs };
-        const kind = `${shape.protocol}, ${per}`;
-        for (const contestant of warm.has(kind) ? [] : contestants) {
+        for (const contestant of contestants) {
           const warmUpMs = contestant.name === ourName ? compileMs : firstWork.warmUpMs;
           await this.#arena.run(contestant, shape, { ...firstWork, warmUpMs });
         }
-        warm.add(kind);
         const label = labelOf(one);
         const outcomes = await this.#arena.compare(label, contestants, shape, pace);
         const read = per === "token" ? usPerToken : usPerCall;

@@ -27,9 +27,10 @@ describe("a recording", () => {
   });
 
   test("holds exactly its limit, and is dropped whole by one byte more", () => {
-    const recording = new Recording(budgetOf(1_000), true);
-    add(recording, new Uint8Array(999));
-    add(recording, new Uint8Array(1));
+    // With the lengths: two bytes before the first response, one before the second.
+    const recording = new Recording(budgetOf(2 + 995 + 1 + 2), true);
+    add(recording, new Uint8Array(995));
+    add(recording, new Uint8Array(2));
     expect(recording.read()).toHaveLength(2);
     add(recording, new Uint8Array(1));
     expect(recording.read()).toBe("call");
@@ -38,7 +39,7 @@ describe("a recording", () => {
   });
 
   test("shares the limit of all, and gives its part back when it ends or is dropped", () => {
-    const budget = budgetOf(1_000, 1_536);
+    const budget = budgetOf(1_004, 1_536);
     const [first, second, third] = [0, 1, 2].map(() => new Recording(budget, true));
     for (const recording of [first, second, third]) recording?.add(new Uint8Array(500), 0, 500);
     second?.add(new Uint8Array(500), 0, 500);
