@@ -1,7 +1,8 @@
 #!/usr/bin/env node
 // The one command. Plain JavaScript that any Node from 18 on can run: when the running Node is older than the mesh
-// needs, it starts itself again with the Node that the install brought (node_modules/node-<platform>-<arch>), and
-// otherwise imports the command right here. It knows the names of the commands and nothing else of them.
+// needs, it starts itself again with the Node that the install brought (node_modules/node-<platform>-<arch>), for a router
+// with Node's own flags for it (kernel/node-flags.ts), and otherwise imports the command right here. It knows the names of
+// the commands and nothing else of them.
 import { spawn } from "node:child_process";
 import { existsSync } from "node:fs";
 import { constants } from "node:os";
@@ -20,7 +21,12 @@ const programs = {
   "control-plane": "control-plane/main.ts",
 };
 
-if (Number.parseInt(process.versions.node, 10) < neededMajor) runAgainWithPackagedNode();
+/** By program. */
+const nodeFlags = { router: ["--min-semi-space-size=64", "--max-semi-space-size=64"] };
+
+const wantedFlags = (Object.hasOwn(nodeFlags, process.argv[2] ?? "") && nodeFlags[process.argv[2]]) || [];
+if (Number.parseInt(process.versions.node, 10) < neededMajor) runAgain(packagedNode());
+else if (wantedFlags.some((flag) => !process.execArgv.includes(flag))) runAgain(process.execPath);
 else await runHere();
 
 async function runHere() {
@@ -37,7 +43,7 @@ async function runHere() {
   await import(pathToFileURL(path).href);
 }
 
-function runAgainWithPackagedNode() {
+function packagedNode() {
   const packaged = join(root, "node_modules", `node-${process.platform}-${process.arch}`, "bin", "node");
   if (!existsSync(packaged)) {
     fail(
@@ -45,8 +51,12 @@ function runAgainWithPackagedNode() {
         `installs one inside this folder, or install Node ${neededMajor} (https://nodejs.org).`,
     );
   }
+  return packaged;
+}
+
+function runAgain(node) {
   // The IPC channel has no messages: the child sees it close, and ends, when this process is killed.
-  const child = spawn(packaged, [fileURLToPath(import.meta.url), ...process.argv.slice(2)], {
+  const child = spawn(node, [...wantedFlags, fileURLToPath(import.meta.url), ...process.argv.slice(2)], {
     stdio: ["inherit", "inherit", "inherit", "ipc"],
   });
   const forward = (signal) => {
@@ -55,7 +65,7 @@ function runAgainWithPackagedNode() {
   };
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) process.on(signal, forward);
   child.on("error", (error) =>
-    fail(`${packaged} does not start: ${error.message}. Delete node_modules and install again.`),
+    fail(`${node} does not start: ${error.message}. Delete node_modules and install again.`),
   );
   child.on("exit", (code, signal) => {
     process.exit(signal ? 128 + (constants.signals[signal] ?? 0) : (code ?? 1));

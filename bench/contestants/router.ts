@@ -3,6 +3,7 @@ import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { createApiKey } from "#kernel/api-key.ts";
+import { routerNodeFlags } from "#kernel/node-flags.ts";
 import type { Backends } from "../bed/backends.ts";
 import { ourName } from "../report.ts";
 import { type Contestant, runFolder, startProgram } from "./contestant.ts";
@@ -27,7 +28,7 @@ export async function startRouter(
     "--max-calls=100000",
     "--max-calls-per-key=100000",
   ];
-  const program = startProgram(process.execPath, [script, ...own, ...flags], folder, { ipc: true });
+  const program = startProgram(process.execPath, [...routerNodeFlags, script, ...own, ...flags], folder, { ipc: true });
   const [ready] = (await Promise.race([
     once(program.child, "message"),
     once(program.child, "exit").then(() => {

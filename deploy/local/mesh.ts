@@ -1,4 +1,5 @@
 import type { Clock } from "#kernel/clock.ts";
+import { routerNodeFlags } from "#kernel/node-flags.ts";
 import { LogFile } from "./log-file.ts";
 import type { PortPlan } from "./ports.ts";
 import { describeExit, type ServiceAddress, ServiceProcess, type ServiceSpec } from "./service-process.ts";
@@ -66,6 +67,7 @@ export class Mesh {
     const { state, ports, host } = this.#options;
     this.#router = this.#launch("router", "router", {
       main: "router/main.ts",
+      nodeFlags: routerNodeFlags,
       ports: ports.router,
       args: (own) => serviceFlags.router(state, host, controlUrl, own),
     });
@@ -111,7 +113,11 @@ export class Mesh {
     );
   }
 
-  #launch(name: string, logName: string, spec: Pick<ServiceSpec, "main" | "ports" | "args">): ServiceProcess {
+  #launch(
+    name: string,
+    logName: string,
+    spec: Pick<ServiceSpec, "main" | "nodeFlags" | "ports" | "args">,
+  ): ServiceProcess {
     const { state, clock, note, onChange } = this.#options;
     const log = new LogFile(state.path("logs", `${logName}.log`));
     this.logs.push({ name: logName, file: log });

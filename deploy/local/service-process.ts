@@ -20,6 +20,8 @@ export interface ServiceSpec {
   readonly name: string;
   /** Path of its main, in the project. */
   readonly main: string;
+  /** For Node itself. */
+  readonly nodeFlags?: readonly string[];
   readonly ports: ServicePorts;
   /** Its flags; ports that were 0 are given by number after the first start, so that a restart keeps them. */
   readonly args: (ports: ServicePorts) => readonly string[];
@@ -102,7 +104,8 @@ export class ServiceProcess {
     const output = this.spec.log.open();
     try {
       const { NODE_CHANNEL_FD: _channel, HELIXMESH_READY_FD: _ready, ...env } = process.env;
-      const child = spawn(process.execPath, [this.spec.main, ...this.spec.args(this.#ports)], {
+      const { main, nodeFlags = [], args } = this.spec;
+      const child = spawn(process.execPath, [...nodeFlags, main, ...args(this.#ports)], {
         cwd: projectRoot,
         // Its own session: Ctrl-C reaches `up` alone, which stops the services in order.
         detached: true,
