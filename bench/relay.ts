@@ -163,14 +163,14 @@ class RelayBed {
 
   /** What a proxy adds to time to first token and between tokens, when calls come at random. */
   async latency(): Promise<Row[]> {
-    const { latencyRepeats: repeats, latencyMs: measureMs } = this.#mode;
+    const { compileMs, latencyRepeats: repeats, latencyMs: measureMs } = this.#mode;
     const rows: Row[] = [];
     await this.#backends.configure({ ...idleEngine, firstAtOnce: true });
     await this.#with(1, async ([router, ...peers]) => {
       if (router === undefined) return;
       const direct = this.#direct();
       const many: Shape = { ...stream, connections: 16, streams: 64 };
-      const { calls, seconds } = await this.#arena.run(router, many, { warmUpMs: 1_500, measureMs: 1_500 });
+      const { calls, seconds } = await this.#arena.run(router, many, { warmUpMs: compileMs, measureMs: 1_500 });
       console.log(`  closed loop, ${ourName}: ${(calls / seconds).toFixed(0)} calls/s`);
       for (const [words, share] of [["half load", 0.5] as const, ["90 % load", 0.9] as const]) {
         const arrivalsPerS = (calls / seconds) * share;
