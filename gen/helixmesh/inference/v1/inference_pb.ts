@@ -1219,8 +1219,13 @@ export const InferenceService: GenService<{
    * First message: Started, once, when an engine took the call. Then Delta, any number; deltas of one choice are in
    * order, those of different choices interleave, and the last delta of a choice carries its finish_reason. Last
    * message: Finished, once, with the usage. A stream that ends without Finished ended with an error status whose
-   * ErrorDetail says why. There is no reconnect: call again. Cancelling the call stops the generation within one
-   * decode step.
+   * ErrorDetail says why. Cancelling the call stops the generation within one decode step.
+   *
+   * A stream that broke without a status, because its router died, can be resumed at any other router for some seconds:
+   * call again with the same request and key, with the metadata "x-helixmesh-resume: CALL_ID" (x-request-id of the
+   * response headers) and "x-helixmesh-resume-after: N", N being the number of responses that came (default 0). The
+   * stream goes on right behind them and is billed once. NOT_FOUND means that nobody holds the call (it is unknown, its
+   * time is over, or its router lives): call anew, without the metadata. INVALID_ARGUMENT means another request.
    *
    * @generated from rpc helixmesh.inference.v1.InferenceService.Generate
    */

@@ -16,7 +16,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file helixmesh/link/v1/link.proto.
  */
 export const file_helixmesh_link_v1_link: GenFile = /*@__PURE__*/
-  fileDesc("ChxoZWxpeG1lc2gvbGluay92MS9saW5rLnByb3RvEhFoZWxpeG1lc2gubGluay52MSJ5Cg5Db25uZWN0UmVxdWVzdBIvCgVoZWxsbxgBIAEoCzIeLmhlbGl4bWVzaC5saW5rLnYxLlJvdXRlckhlbGxvSAASLQoFY2FsbHMYAiABKAsyHC5oZWxpeG1lc2gubGluay52MS5DYWxsQmF0Y2hIAEIHCgVmcmFtZSKpAQoPQ29ubmVjdFJlc3BvbnNlEi4KBWhlbGxvGAEgASgLMh0uaGVsaXhtZXNoLmxpbmsudjEuQWdlbnRIZWxsb0gAEiwKBHN0ZXAYAiABKAsyHC5oZWxpeG1lc2gubGluay52MS5TdGVwQmF0Y2hIABIvCgVkcmFpbhgDIAEoCzIeLmhlbGl4bWVzaC5saW5rLnYxLkRyYWluTm90aWNlSABCBwoFZnJhbWUiMgoLUm91dGVySGVsbG8SEAoIdmVyc2lvbnMYASADKA0SEQoJcm91dGVyX2lkGAIgASgJIpsBCgpBZ2VudEhlbGxvEg8KB3ZlcnNpb24YASABKA0SDwoHbm9kZV9pZBgCIAEoCRIdChVoZWFydGJlYXRfaW50ZXJ2YWxfbXMYAyABKA0SMAoIcmVwbGljYXMYBCADKAsyHi5oZWxpeG1lc2gubGluay52MS5SZXBsaWNhSW5mbxIaChJwcmVmaXhfYmxvY2tfYnl0ZXMYBSABKA0ijgEKC1JlcGxpY2FJbmZvEhIKCnJlcGxpY2FfaWQYASABKAkSLgoFc3RhdGUYAiABKA4yHy5oZWxpeG1lc2gudHlwZS52MS5SZXBsaWNhU3RhdGUSOwoMY2FwYWJpbGl0aWVzGAMgASgLMiUuaGVsaXhtZXNoLnR5cGUudjEuRW5naW5lQ2FwYWJpbGl0aWVzImMKCUNhbGxCYXRjaBIsCgZzdGFydHMYASADKAsyHC5oZWxpeG1lc2gubGluay52MS5TdGFydENhbGwSDwoHY2FuY2VscxgCIAMoDRIXCg9yZXNlbmRfcHJlZml4ZXMYAyADKAki2QEKCVN0YXJ0Q2FsbBIOCgZudW1iZXIYASABKA0SDwoHY2FsbF9pZBgCIAEoCRISCgpyZXBsaWNhX2lkGAMgASgJEikKBm1ldGhvZBgEIAEoDjIZLmhlbGl4bWVzaC5saW5rLnYxLk1ldGhvZBIPCgdyZXF1ZXN0GAUgASgMEhIKCnRpbWVvdXRfbXMYBiABKAQSEwoLdHJhY2VwYXJlbnQYByABKAkSDQoFbW9kZWwYCCABKAkSEgoKZGVwbG95bWVudBgJIAEoCRIPCgdyZWxheWVkGAogAygMIs0BCglTdGVwQmF0Y2gSLAoGZGVsdGFzGAEgAygLMhwuaGVsaXhtZXNoLmxpbmsudjEuQ2FsbERlbHRhEi0KBWxvYWRzGAIgAygLMh4uaGVsaXhtZXNoLnR5cGUudjEuUmVwbGljYUxvYWQSMAoIcmVwbGljYXMYAyADKAsyHi5oZWxpeG1lc2gubGluay52MS5SZXBsaWNhSW5mbxIxCghwcmVmaXhlcxgEIAMoCzIfLmhlbGl4bWVzaC5saW5rLnYxLlByZWZpeERpZ2VzdCJmCgxQcmVmaXhEaWdlc3QSEgoKcmVwbGljYV9pZBgBIAEoCRIQCghzZXF1ZW5jZRgCIAEoBBIQCghzbmFwc2hvdBgDIAEoCBINCgVhZGRlZBgEIAMoBxIPCgdyZW1vdmVkGAUgAygHInIKCUNhbGxEZWx0YRIOCgZudW1iZXIYASABKA0SEQoJcmVzcG9uc2VzGAIgAygMEicKA2VuZBgDIAEoCzIaLmhlbGl4bWVzaC5saW5rLnYxLkNhbGxFbmQSGQoRY29tcGxldGlvbl90b2tlbnMYBCABKA0ijQEKB0NhbGxFbmQSKgoGcmVhc29uGAEgASgOMhouaGVsaXhtZXNoLmVycm9yLnYxLlJlYXNvbhIPCgdtZXNzYWdlGAIgASgJEg0KBWZpZWxkGAMgASgJEg0KBWxpbWl0GAQgASgJEicKBXVzYWdlGAUgASgLMhguaGVsaXhtZXNoLnR5cGUudjEuVXNhZ2UiIQoLRHJhaW5Ob3RpY2USEgoKdGltZW91dF9tcxgBIAEoBCpgCgZNZXRob2QSFgoSTUVUSE9EX1VOU1BFQ0lGSUVEEAASEwoPTUVUSE9EX0dFTkVSQVRFEAESEAoMTUVUSE9EX0VNQkVEEAISFwoTTUVUSE9EX0NPVU5UX1RPS0VOUxADMmMKC0xpbmtTZXJ2aWNlElQKB0Nvbm5lY3QSIS5oZWxpeG1lc2gubGluay52MS5Db25uZWN0UmVxdWVzdBoiLmhlbGl4bWVzaC5saW5rLnYxLkNvbm5lY3RSZXNwb25zZSgBMAFiBnByb3RvMw", [file_helixmesh_error_v1_error, file_helixmesh_type_v1_type]);
+  fileDesc("ChxoZWxpeG1lc2gvbGluay92MS9saW5rLnByb3RvEhFoZWxpeG1lc2gubGluay52MSJ5Cg5Db25uZWN0UmVxdWVzdBIvCgVoZWxsbxgBIAEoCzIeLmhlbGl4bWVzaC5saW5rLnYxLlJvdXRlckhlbGxvSAASLQoFY2FsbHMYAiABKAsyHC5oZWxpeG1lc2gubGluay52MS5DYWxsQmF0Y2hIAEIHCgVmcmFtZSKpAQoPQ29ubmVjdFJlc3BvbnNlEi4KBWhlbGxvGAEgASgLMh0uaGVsaXhtZXNoLmxpbmsudjEuQWdlbnRIZWxsb0gAEiwKBHN0ZXAYAiABKAsyHC5oZWxpeG1lc2gubGluay52MS5TdGVwQmF0Y2hIABIvCgVkcmFpbhgDIAEoCzIeLmhlbGl4bWVzaC5saW5rLnYxLkRyYWluTm90aWNlSABCBwoFZnJhbWUiRwoLUm91dGVySGVsbG8SEAoIdmVyc2lvbnMYASADKA0SEQoJcm91dGVyX2lkGAIgASgJEhMKC2luc3RhbmNlX2lkGAMgASgJIswBCgpBZ2VudEhlbGxvEg8KB3ZlcnNpb24YASABKA0SDwoHbm9kZV9pZBgCIAEoCRIdChVoZWFydGJlYXRfaW50ZXJ2YWxfbXMYAyABKA0SMAoIcmVwbGljYXMYBCADKAsyHi5oZWxpeG1lc2gubGluay52MS5SZXBsaWNhSW5mbxIaChJwcmVmaXhfYmxvY2tfYnl0ZXMYBSABKA0SLwoKaGVsZF9jYWxscxgGIAMoCzIbLmhlbGl4bWVzaC5saW5rLnYxLkhlbGRDYWxsIo4BCgtSZXBsaWNhSW5mbxISCgpyZXBsaWNhX2lkGAEgASgJEi4KBXN0YXRlGAIgASgOMh8uaGVsaXhtZXNoLnR5cGUudjEuUmVwbGljYVN0YXRlEjsKDGNhcGFiaWxpdGllcxgDIAEoCzIlLmhlbGl4bWVzaC50eXBlLnYxLkVuZ2luZUNhcGFiaWxpdGllcyKTAQoJQ2FsbEJhdGNoEiwKBnN0YXJ0cxgBIAMoCzIcLmhlbGl4bWVzaC5saW5rLnYxLlN0YXJ0Q2FsbBIPCgdjYW5jZWxzGAIgAygNEhcKD3Jlc2VuZF9wcmVmaXhlcxgDIAMoCRIuCgdyZXN1bWVzGAQgAygLMh0uaGVsaXhtZXNoLmxpbmsudjEuUmVzdW1lQ2FsbCKRAgoJU3RhcnRDYWxsEg4KBm51bWJlchgBIAEoDRIPCgdjYWxsX2lkGAIgASgJEhIKCnJlcGxpY2FfaWQYAyABKAkSKQoGbWV0aG9kGAQgASgOMhkuaGVsaXhtZXNoLmxpbmsudjEuTWV0aG9kEg8KB3JlcXVlc3QYBSABKAwSEgoKdGltZW91dF9tcxgGIAEoBBITCgt0cmFjZXBhcmVudBgHIAEoCRINCgVtb2RlbBgIIAEoCRISCgpkZXBsb3ltZW50GAkgASgJEg8KB3JlbGF5ZWQYCiADKAwSDgoGa2V5X2lkGAsgASgJEhUKDXN0YXJ0ZWRfYXRfbXMYDCABKAQSDwoHYXR0ZW1wdBgNIAEoDSKcAQoISGVsZENhbGwSDwoHY2FsbF9pZBgBIAEoCRIOCgZrZXlfaWQYAiABKAkSEgoKcmVwbGljYV9pZBgDIAEoCRINCgVtb2RlbBgEIAEoCRISCgpkZXBsb3ltZW50GAUgASgJEhUKDXN0YXJ0ZWRfYXRfbXMYBiABKAQSDwoHYXR0ZW1wdBgHIAEoDRIQCghyZWxlYXNlZBgIIAEoCCJVCgpSZXN1bWVDYWxsEg4KBm51bWJlchgBIAEoDRIPCgdjYWxsX2lkGAIgASgJEg4KBmtleV9pZBgDIAEoCRIWCg5yZXF1ZXN0X3NoYTI1NhgEIAEoDCL+AQoJU3RlcEJhdGNoEiwKBmRlbHRhcxgBIAMoCzIcLmhlbGl4bWVzaC5saW5rLnYxLkNhbGxEZWx0YRItCgVsb2FkcxgCIAMoCzIeLmhlbGl4bWVzaC50eXBlLnYxLlJlcGxpY2FMb2FkEjAKCHJlcGxpY2FzGAMgAygLMh4uaGVsaXhtZXNoLmxpbmsudjEuUmVwbGljYUluZm8SMQoIcHJlZml4ZXMYBCADKAsyHy5oZWxpeG1lc2gubGluay52MS5QcmVmaXhEaWdlc3QSLwoKaGVsZF9jYWxscxgFIAMoCzIbLmhlbGl4bWVzaC5saW5rLnYxLkhlbGRDYWxsImYKDFByZWZpeERpZ2VzdBISCgpyZXBsaWNhX2lkGAEgASgJEhAKCHNlcXVlbmNlGAIgASgEEhAKCHNuYXBzaG90GAMgASgIEg0KBWFkZGVkGAQgAygHEg8KB3JlbW92ZWQYBSADKAcicgoJQ2FsbERlbHRhEg4KBm51bWJlchgBIAEoDRIRCglyZXNwb25zZXMYAiADKAwSJwoDZW5kGAMgASgLMhouaGVsaXhtZXNoLmxpbmsudjEuQ2FsbEVuZBIZChFjb21wbGV0aW9uX3Rva2VucxgEIAEoDSKNAQoHQ2FsbEVuZBIqCgZyZWFzb24YASABKA4yGi5oZWxpeG1lc2guZXJyb3IudjEuUmVhc29uEg8KB21lc3NhZ2UYAiABKAkSDQoFZmllbGQYAyABKAkSDQoFbGltaXQYBCABKAkSJwoFdXNhZ2UYBSABKAsyGC5oZWxpeG1lc2gudHlwZS52MS5Vc2FnZSIhCgtEcmFpbk5vdGljZRISCgp0aW1lb3V0X21zGAEgASgEKmAKBk1ldGhvZBIWChJNRVRIT0RfVU5TUEVDSUZJRUQQABITCg9NRVRIT0RfR0VORVJBVEUQARIQCgxNRVRIT0RfRU1CRUQQAhIXChNNRVRIT0RfQ09VTlRfVE9LRU5TEAMyYwoLTGlua1NlcnZpY2USVAoHQ29ubmVjdBIhLmhlbGl4bWVzaC5saW5rLnYxLkNvbm5lY3RSZXF1ZXN0GiIuaGVsaXhtZXNoLmxpbmsudjEuQ29ubmVjdFJlc3BvbnNlKAEwAWIGcHJvdG8z", [file_helixmesh_error_v1_error, file_helixmesh_type_v1_type]);
 
 /**
  * ConnectRequest is one message of the router.
@@ -119,6 +119,14 @@ export type RouterHello = Message<"helixmesh.link.v1.RouterHello"> & {
    * @generated from field: string router_id = 2;
    */
   routerId: string;
+
+  /**
+   * The router's process: chosen by chance when it starts, the same on all its links. Empty from an older router, whose
+   * calls are not held.
+   *
+   * @generated from field: string instance_id = 3;
+   */
+  instanceId: string;
 };
 
 /**
@@ -168,6 +176,13 @@ export type AgentHello = Message<"helixmesh.link.v1.AgentHello"> & {
    * @generated from field: uint32 prefix_block_bytes = 5;
    */
   prefixBlockBytes: number;
+
+  /**
+   * Every call that is held; changes come in StepBatch.
+   *
+   * @generated from field: repeated helixmesh.link.v1.HeldCall held_calls = 6;
+   */
+  heldCalls: HeldCall[];
 };
 
 /**
@@ -238,6 +253,13 @@ export type CallBatch = Message<"helixmesh.link.v1.CallBatch"> & {
    * @generated from field: repeated string resend_prefixes = 3;
    */
   resendPrefixes: string[];
+
+  /**
+   * Held calls that the router takes up.
+   *
+   * @generated from field: repeated helixmesh.link.v1.ResumeCall resumes = 4;
+   */
+  resumes: ResumeCall[];
 };
 
 /**
@@ -324,6 +346,27 @@ export type StartCall = Message<"helixmesh.link.v1.StartCall"> & {
    * @generated from field: repeated bytes relayed = 10;
    */
   relayed: Uint8Array[];
+
+  /**
+   * The key that calls, and may resume the call after its router died; empty when nobody may.
+   *
+   * @generated from field: string key_id = 11;
+   */
+  keyId: string;
+
+  /**
+   * Unix milliseconds at which the router had the request: a router that resumes the call accounts for it as of then.
+   *
+   * @generated from field: uint64 started_at_ms = 12;
+   */
+  startedAtMs: bigint;
+
+  /**
+   * Which dispatch of the call this is, from 1; of two that are held the later one has all that its client has.
+   *
+   * @generated from field: uint32 attempt = 13;
+   */
+  attempt: number;
 };
 
 /**
@@ -332,6 +375,121 @@ export type StartCall = Message<"helixmesh.link.v1.StartCall"> & {
  */
 export const StartCallSchema: GenMessage<StartCall> = /*@__PURE__*/
   messageDesc(file_helixmesh_link_v1_link, 6);
+
+/**
+ * HeldCall says that the agent holds a call whose router is gone, or holds it no longer.
+ *
+ * @generated from message helixmesh.link.v1.HeldCall
+ */
+export type HeldCall = Message<"helixmesh.link.v1.HeldCall"> & {
+  /**
+   * The call id, unique only for its key: callers may name their calls.
+   *
+   * @generated from field: string call_id = 1;
+   */
+  callId: string;
+
+  /**
+   * As in StartCall, like all that follow.
+   *
+   * @generated from field: string key_id = 2;
+   */
+  keyId: string;
+
+  /**
+   * The replica that runs it.
+   *
+   * @generated from field: string replica_id = 3;
+   */
+  replicaId: string;
+
+  /**
+   * The model's resolved name.
+   *
+   * @generated from field: string model = 4;
+   */
+  model: string;
+
+  /**
+   * The deployment.
+   *
+   * @generated from field: string deployment = 5;
+   */
+  deployment: string;
+
+  /**
+   * Unix milliseconds.
+   *
+   * @generated from field: uint64 started_at_ms = 6;
+   */
+  startedAtMs: bigint;
+
+  /**
+   * From 1.
+   *
+   * @generated from field: uint32 attempt = 7;
+   */
+  attempt: number;
+
+  /**
+   * It was resumed, its time is over, or its router came back; only call_id and key_id are set then.
+   *
+   * @generated from field: bool released = 8;
+   */
+  released: boolean;
+};
+
+/**
+ * Describes the message helixmesh.link.v1.HeldCall.
+ * Use `create(HeldCallSchema)` to create a new message.
+ */
+export const HeldCallSchema: GenMessage<HeldCall> = /*@__PURE__*/
+  messageDesc(file_helixmesh_link_v1_link, 7);
+
+/**
+ * ResumeCall takes up a call that the agent holds. Its first delta carries all responses since the beginning of the
+ * call, those that an earlier replica made included, with completion_tokens for all of them; then it goes on as any
+ * call of this stream. A call that is not held for this key ends with NOT_FOUND, one whose request was another with
+ * INVALID_REQUEST; it is still held then.
+ *
+ * @generated from message helixmesh.link.v1.ResumeCall
+ */
+export type ResumeCall = Message<"helixmesh.link.v1.ResumeCall"> & {
+  /**
+   * The call on this stream, as in StartCall: one sequence of numbers for both.
+   *
+   * @generated from field: uint32 number = 1;
+   */
+  number: number;
+
+  /**
+   * The call id of the StartCall that began it.
+   *
+   * @generated from field: string call_id = 2;
+   */
+  callId: string;
+
+  /**
+   * The key that asks; has to be that of the StartCall.
+   *
+   * @generated from field: string key_id = 3;
+   */
+  keyId: string;
+
+  /**
+   * SHA-256 of the request that the client repeats; has to be that of StartCall.request.
+   *
+   * @generated from field: bytes request_sha256 = 4;
+   */
+  requestSha256: Uint8Array;
+};
+
+/**
+ * Describes the message helixmesh.link.v1.ResumeCall.
+ * Use `create(ResumeCallSchema)` to create a new message.
+ */
+export const ResumeCallSchema: GenMessage<ResumeCall> = /*@__PURE__*/
+  messageDesc(file_helixmesh_link_v1_link, 8);
 
 /**
  * StepBatch is what one decode step brought.
@@ -366,6 +524,13 @@ export type StepBatch = Message<"helixmesh.link.v1.StepBatch"> & {
    * @generated from field: repeated helixmesh.link.v1.PrefixDigest prefixes = 4;
    */
   prefixes: PrefixDigest[];
+
+  /**
+   * Calls that are held now, or no longer; the newest word on a call replaces all before it.
+   *
+   * @generated from field: repeated helixmesh.link.v1.HeldCall held_calls = 5;
+   */
+  heldCalls: HeldCall[];
 };
 
 /**
@@ -373,7 +538,7 @@ export type StepBatch = Message<"helixmesh.link.v1.StepBatch"> & {
  * Use `create(StepBatchSchema)` to create a new message.
  */
 export const StepBatchSchema: GenMessage<StepBatch> = /*@__PURE__*/
-  messageDesc(file_helixmesh_link_v1_link, 7);
+  messageDesc(file_helixmesh_link_v1_link, 9);
 
 /**
  * PrefixDigest says which prompt prefixes a replica's engine holds. A prompt is written in canonical form (see
@@ -426,7 +591,7 @@ export type PrefixDigest = Message<"helixmesh.link.v1.PrefixDigest"> & {
  * Use `create(PrefixDigestSchema)` to create a new message.
  */
 export const PrefixDigestSchema: GenMessage<PrefixDigest> = /*@__PURE__*/
-  messageDesc(file_helixmesh_link_v1_link, 8);
+  messageDesc(file_helixmesh_link_v1_link, 10);
 
 /**
  * CallDelta is news of one call.
@@ -469,7 +634,7 @@ export type CallDelta = Message<"helixmesh.link.v1.CallDelta"> & {
  * Use `create(CallDeltaSchema)` to create a new message.
  */
 export const CallDeltaSchema: GenMessage<CallDelta> = /*@__PURE__*/
-  messageDesc(file_helixmesh_link_v1_link, 9);
+  messageDesc(file_helixmesh_link_v1_link, 11);
 
 /**
  * CallEnd says how a call ended.
@@ -518,7 +683,7 @@ export type CallEnd = Message<"helixmesh.link.v1.CallEnd"> & {
  * Use `create(CallEndSchema)` to create a new message.
  */
 export const CallEndSchema: GenMessage<CallEnd> = /*@__PURE__*/
-  messageDesc(file_helixmesh_link_v1_link, 10);
+  messageDesc(file_helixmesh_link_v1_link, 12);
 
 /**
  * DrainNotice says that the agent takes no new calls and ends the stream when the last one finished.
@@ -539,7 +704,7 @@ export type DrainNotice = Message<"helixmesh.link.v1.DrainNotice"> & {
  * Use `create(DrainNoticeSchema)` to create a new message.
  */
 export const DrainNoticeSchema: GenMessage<DrainNotice> = /*@__PURE__*/
-  messageDesc(file_helixmesh_link_v1_link, 11);
+  messageDesc(file_helixmesh_link_v1_link, 13);
 
 /**
  * Method says which request a StartCall carries.
@@ -607,8 +772,14 @@ export const LinkService: GenService<{
    *
    * Load is full state per replica named, and stays valid until the next one for that replica. An agent with nothing
    * to say sends an empty StepBatch every heartbeat_interval_ms; a router that hears nothing for three intervals, or
-   * for one and a half while calls run on it, treats the link as lost. When the stream ends, every call on it is lost and the agent cancels its work; the router
-   * reconnects with jittered back-off and starts from a fresh hello.
+   * for one and a half while calls run on it, treats the link as lost. When the stream ends, every call on it is lost to
+   * its router, which reconnects with jittered back-off and starts from a fresh hello.
+   *
+   * The agent cancels the calls of a stream that its router ended or reset. Where the connection broke without a word
+   * the router may have died: the agent then holds generations that say whose they are (StartCall.key_id) for a bounded
+   * time, goes on generating, and tells every router (HeldCall), one of which may take a call up again (ResumeCall). A
+   * router that comes back as the same process (RouterHello.instance_id) has moved or failed its calls itself: what was
+   * held of it is cancelled.
    *
    * @generated from rpc helixmesh.link.v1.LinkService.Connect
    */
