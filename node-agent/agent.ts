@@ -114,6 +114,12 @@ export async function startAgent(
       callBytes: settings.callBufferBytes,
       linkBytes: settings.linkBufferBytes,
     },
+    held: {
+      windowMs: settings.resumeWindowMs,
+      calls: settings.resumeCalls,
+      callBytes: settings.resumeCallBytes,
+      totalBytes: settings.resumeTotalBytes,
+    },
     heartbeatMs: settings.linkHeartbeatMs,
     loadIntervalMs,
     helloTimeoutMs,

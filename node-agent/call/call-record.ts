@@ -42,11 +42,17 @@ export class CallRecord {
   readonly #sink: CallSink;
   readonly #method: MethodName;
   readonly #span: Span;
-  readonly #startedAtMs: number;
   readonly #startedMonotonicMs: number;
+  /** Of the next usage record: the call's start, or when another router took it up. */
+  #reportAtMs: number;
+  #reportMonotonicMs: number;
   readonly #deadline: { cancel(): void } | undefined;
   #ttftMs = 0;
   #ended = false;
+  /** Its router is gone, and what it used until then is written down: the rest is on nobody, unless it is resumed. */
+  #orphaned = false;
+  /** Of a call that ended as an orphan. */
+  #unwritten: (() => void) | undefined;
 
   constructor(
     environment: CallEnvironment,
@@ -60,8 +66,8 @@ export class CallRecord {
     this.#sink = sink;
     this.#method = methods[operation];
     const { clock, metrics } = environment;
-    this.#startedAtMs = clock.nowMs();
-    this.#startedMonotonicMs = clock.monotonicMs();
+    this.#reportAtMs = clock.nowMs();
+    this.#reportMonotonicMs = this.#startedMonotonicMs = clock.monotonicMs();
     metrics.started();
     this.#span = startSpan(`${operation} ${start.model}`, {
       kind: "server",
@@ -96,9 +102,9 @@ export class CallRecord {
     if (this.#ended) return;
     this.#ended = true;
     this.#deadline?.cancel();
-    const { clock, logger, metrics, nodeId, recordUsage } = this.#environment;
-    const { callId, model, deployment } = this.#start;
-    const { usage, taken, labels } = outcome;
+    const { clock, logger, metrics } = this.#environment;
+    const { callId, model } = this.#start;
+    const { usage, taken } = outcome;
     const durationMs = clock.monotonicMs() - this.#startedMonotonicMs;
     metrics.ended(this.#method, error, durationMs);
     this.#span.setAttributes(() => ({
@@ -117,23 +123,48 @@ export class CallRecord {
     else logger.debug("call ended", { callId, model, outcome: error?.message ?? "completed", durationMs });
     if (taken) {
       metrics.tokens({ ...usage, completionTokens: usage.completionTokens - (outcome.tokensElsewhere ?? 0) });
-      recordUsage(
-        create(UsageRecordSchema, {
-          callId,
-          model,
-          deployment,
-          nodeId: nodeId(),
-          outcome: outcomeOf(error),
-          reason: outcomeOf(error) === Outcome.FAILED ? (error?.reason ?? Reason.INTERNAL) : Reason.UNSPECIFIED,
-          usage,
-          startedAtMs: BigInt(this.#startedAtMs),
-          durationMs: BigInt(Math.round(durationMs)),
-          ttftMs: BigInt(Math.round(this.#ttftMs)),
-          labels,
-        }),
-      );
+      if (this.#orphaned) this.#unwritten = () => this.#writeUsage(error, outcome);
+      else this.#writeUsage(error, outcome);
     }
     this.#sink.end(callEnd(error, usage));
+  }
+
+  /** Its router is gone: writes down what it used so far, as if it had been cancelled. */
+  orphan(soFar: CallOutcome): void {
+    if (this.#orphaned || this.#ended) return;
+    this.#orphaned = true;
+    if (soFar.taken) this.#writeUsage(new MeshError(Reason.CANCELLED, "The link to the router ended."), soFar);
+  }
+
+  /** Another router took it up, whose record will say the whole; so does a second one of ours, with a later start. */
+  adopt(): void {
+    if (!this.#orphaned) return;
+    const { clock } = this.#environment;
+    this.#orphaned = false;
+    this.#reportAtMs = Math.max(clock.nowMs(), this.#reportAtMs + 1);
+    this.#reportMonotonicMs = clock.monotonicMs();
+    this.#unwritten?.();
+    this.#unwritten = undefined;
+  }
+
+  #writeUsage(error: MeshError | undefined, { usage, labels }: CallOutcome): void {
+    const { clock, nodeId, recordUsage } = this.#environment;
+    const { callId, model, deployment } = this.#start;
+    recordUsage(
+      create(UsageRecordSchema, {
+        callId,
+        model,
+        deployment,
+        nodeId: nodeId(),
+        outcome: outcomeOf(error),
+        reason: outcomeOf(error) === Outcome.FAILED ? (error?.reason ?? Reason.INTERNAL) : Reason.UNSPECIFIED,
+        usage,
+        startedAtMs: BigInt(this.#reportAtMs),
+        durationMs: BigInt(Math.round(clock.monotonicMs() - this.#reportMonotonicMs)),
+        ttftMs: BigInt(Math.round(this.#ttftMs)),
+        labels,
+      }),
+    );
   }
 }
 

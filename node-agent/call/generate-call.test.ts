@@ -184,6 +184,36 @@ describe("a Generate call", () => {
     expect(clock.pendingTimers).toBe(0);
   });
 
+  test("whose router is gone writes down what it used so far, and the whole once another router took it up", () => {
+    const call = begin(prompt);
+    say(0, started, tokens("a"));
+    call.orphan?.();
+    expect(usage).toMatchObject([{ outcome: Outcome.CANCELLED, usage: { completionTokens: 1 } }]);
+    clock.advance(50);
+    say(0, tokens("b"));
+    call.adopt?.();
+    clock.advance(10);
+    say(0, finished(2));
+    const [first, second, ...more] = usage;
+    expect(second).toMatchObject({ outcome: Outcome.COMPLETED, usage: { completionTokens: 2 }, durationMs: 10n });
+    expect(second?.startedAtMs).toBe((first?.startedAtMs ?? 0n) + 50n);
+    expect(more).toEqual([]);
+  });
+
+  test("that ended without a router is written down when one takes it up, and not when none does", () => {
+    const [taken, forgotten] = [begin(prompt), begin(prompt)];
+    for (const call of [taken, forgotten]) call.orphan?.();
+    expect(usage).toEqual([]);
+    for (const sequence of sequences) {
+      sequence.say(started);
+      sequence.say(finished(3));
+    }
+    expect(usage).toEqual([]);
+    taken.adopt?.();
+    taken.adopt?.();
+    expect(usage).toMatchObject([{ outcome: Outcome.COMPLETED, usage: { completionTokens: 3 } }]);
+  });
+
   test("measures the time to the first token", () => {
     begin(prompt);
     clock.advance(30);

@@ -14,7 +14,7 @@ import type { StepEvent } from "../engines/engine.ts";
 import type { CallSink, RunningCall } from "../link/index.ts";
 import { type ParsedOutput, ToolCallParser } from "../output/tool-calls.ts";
 import type { CallEnvironment, CallTarget, RunningSequence } from "./call-environment.ts";
-import { CallRecord, type Operation } from "./call-record.ts";
+import { type CallOutcome, CallRecord, type Operation } from "./call-record.ts";
 import { encodeDelta, encodeFinished, encodeStarted } from "./generate-response.ts";
 import { type RelayedChoice, type RelayedOutput, readRelayed } from "./relayed-output.ts";
 
@@ -108,6 +108,18 @@ export class GenerateCall implements RunningCall {
 
   cancel(error: MeshError): void {
     this.#fail(error);
+  }
+
+  get tokensElsewhere(): number {
+    return this.#relayed.choices.reduce((sum, { tokenIds }) => sum + tokenIds.length, 0);
+  }
+
+  orphan(): void {
+    this.#record.orphan(this.#outcome(this.#usage()));
+  }
+
+  adopt(): void {
+    this.#record.adopt();
   }
 
   /** The prompt comes back and nothing is generated: all that is asked of the engine is how long the prompt is. */
@@ -211,14 +223,17 @@ export class GenerateCall implements RunningCall {
       const reasons = this.#choices.map((choice) => choice.finishReason);
       this.#sink.push([encodeFinished(reasons, usage)], 0);
     }
-    const before = this.#relayed.choices.reduce((sum, { tokenIds }) => sum + tokenIds.length, 0);
-    this.#record.end(this.#failure, {
+    this.#record.end(this.#failure, this.#outcome(usage));
+  }
+
+  #outcome(usage: Usage): CallOutcome {
+    return {
       usage,
-      tokensElsewhere: before,
+      tokensElsewhere: this.tokensElsewhere,
       taken: this.#taken,
       labels: this.#request.labels,
       finishReasons: this.#choices.map((choice) => choice.finishReason),
-    });
+    };
   }
 
   #usage(): Usage {

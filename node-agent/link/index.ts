@@ -1,3 +1,4 @@
 export { noPrefixes } from "./prefix-source.ts";
 export { LinkServer } from "./server.ts";
-export type { CallRunner, CallSink, RunningCall } from "./session.ts";
+export type { CallRunner } from "./session.ts";
+export type { CallSink, RunningCall } from "./session-call.ts";

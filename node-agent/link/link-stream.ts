@@ -20,7 +20,7 @@ import { unreachable } from "#kernel/invariant.ts";
 import type { Logger } from "#kernel/log.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
 import { binaryFault } from "#kernel/message-fault.ts";
-import type { HeaderList, StreamListener, WireStream } from "#kernel/wire/index.ts";
+import type { HeaderList, StreamEnd, StreamListener, WireStream } from "#kernel/wire/index.ts";
 import type { Session, SessionPipe } from "./session.ts";
 
 export interface LinkStreamOptions {
@@ -97,7 +97,7 @@ export class LinkStream implements StreamListener, SessionPipe {
     if (this.#life.kind === "up") this.#life.session.flushSoon();
   }
 
-  onClose(): void {
+  onClose(end: StreamEnd): void {
     const life = this.#life;
     this.#life = { kind: "over", session: undefined };
     switch (life.kind) {
@@ -105,7 +105,9 @@ export class LinkStream implements StreamListener, SessionPipe {
         life.timer.cancel();
         return;
       case "up":
-        life.session.close();
+        // A router that ends or resets its link lives; one whose connection breaks may have died.
+        if (end.kind === "lost") life.session.lost();
+        else life.session.close();
         this.#options.onClosed(life.session);
         return;
       case "over":

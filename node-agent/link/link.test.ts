@@ -1,3 +1,5 @@
+import { createHash } from "node:crypto";
+import { type AddressInfo, type Socket, connect, createServer } from "node:net";
 import { create, fromBinary } from "@bufbuild/protobuf";
 import * as grpc from "@grpc/grpc-js";
 import { afterEach, describe, expect, test } from "vitest";
@@ -10,7 +12,7 @@ import {
   FinishReason,
   GenerateRequestSchema,
 } from "#gen/helixmesh/inference/v1/inference_pb.ts";
-import { LinkService, Method } from "#gen/helixmesh/link/v1/link_pb.ts";
+import { type ConnectResponse, LinkService, Method } from "#gen/helixmesh/link/v1/link_pb.ts";
 import { DesiredReplicaSchema } from "#gen/helixmesh/node/v1/node_pb.ts";
 import { EngineKind, Outcome, ReplicaState, type UsageRecord } from "#gen/helixmesh/type/v1/type_pb.ts";
 import { systemClock } from "#kernel/clock.ts";
@@ -22,6 +24,7 @@ import { type RpcServer, startRpcServer } from "#kernel/rpc-server.ts";
 import { CallMetrics, createCallRunner } from "../call/index.ts";
 import { createSimEngine } from "../engines/sim/index.ts";
 import { ReplicaSet } from "../replicas/index.ts";
+import type { HeldLimits } from "./held-calls.ts";
 import { LinkServer, noPrefixes } from "./index.ts";
 import type { PrefixSource } from "./prefix-source.ts";
 import { TestRouter, encode } from "./test-router.ts";
@@ -45,6 +48,7 @@ class Node {
       linkBytes?: number;
       prefixes?: PrefixSource;
       loadIntervalMs?: number;
+      held?: Partial<HeldLimits>;
     } = {},
   ) {
     const base = { clock: systemClock, random: systemRandom, logger: silentLogger };
@@ -73,6 +77,7 @@ class Node {
       readLoads: () => replicas.loads(),
       runner,
       limits: { links, calls, callBytes, linkBytes },
+      held: { windowMs: 5_000, calls: 100, callBytes: 1 << 20, totalBytes: 1 << 24, ...overrides.held },
       heartbeatMs: overrides.heartbeatMs ?? 1_000,
       loadIntervalMs: overrides.loadIntervalMs ?? 20,
       helloTimeoutMs: 5_000,
@@ -111,16 +116,16 @@ class Node {
     return this.#server?.port ?? 0;
   }
 
-  router(token = linkToken): TestRouter {
-    const router = new TestRouter(this.port, token);
+  router(token = linkToken, port = this.port): TestRouter {
+    const router = new TestRouter(port, token);
     this.routers.push(router);
     return router;
   }
 
   /** A router that has said hello and knows the replica to be ready. */
-  async readyRouter(): Promise<TestRouter> {
-    const router = this.router();
-    await router.hello();
+  async readyRouter(instanceId = "", port = this.port): Promise<TestRouter> {
+    const router = this.router(linkToken, port);
+    await router.hello([1], instanceId);
     await router.frame(({ frame }) => {
       const infos = frame.case === "hello" || frame.case === "step" ? frame.value.replicas : [];
       return infos.some((info) => info.state === ReplicaState.READY);
@@ -136,7 +141,9 @@ class Node {
 }
 
 const nodes: Node[] = [];
+const closers: (() => void)[] = [];
 afterEach(async () => {
+  for (const close of closers.splice(0)) close();
   await Promise.all(nodes.splice(0).map((node) => node.close()));
 });
 function startNode(
@@ -438,5 +445,93 @@ describe("the link", () => {
     await node.link.drain(30);
     expect((await call.ended).reason).toBe(Reason.DRAINING);
     expect((await router.ended).code).toBe(grpc.status.OK);
+  });
+});
+
+/** A way to a port that can be cut without a word, as when the process at one end is killed. */
+async function breakableWay(port: number) {
+  const sockets: Socket[] = [];
+  const server = createServer((near) => {
+    const far = connect(port, "127.0.0.1");
+    sockets.push(near, far);
+    for (const socket of [near, far]) socket.on("error", () => {});
+    near.pipe(far).pipe(near);
+  });
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  closers.push(() => void server.close());
+  const { port: way } = server.address() as AddressInfo;
+  return { port: way, cut: () => sockets.forEach((socket) => socket.destroy()) };
+}
+
+describe("calls whose link broke", () => {
+  /** Of a story that takes 0.4 s. */
+  const asked = { ...generate({ maxOutputTokens: 50 }), callId: "c", keyId: "k", attempt: 1 };
+  const requestSha256 = createHash("sha256").update(asked.request).digest();
+  const holds = (released: boolean) => (message: ConnectResponse) =>
+    (message.frame.case === "step" || message.frame.case === "hello") &&
+    message.frame.value.heldCalls.some((one) => one.callId === "c" && one.released === released);
+
+  async function broken(overrides?: Parameters<typeof startNode>[0]) {
+    const node = await startNode(overrides, { time_scale: "1" });
+    const way = await breakableWay(node.port);
+    const [first, second] = await Promise.all([node.readyRouter("one", way.port), node.readyRouter("two")]);
+    const call = first.start(asked);
+    await call.responded;
+    way.cut();
+    return { node, second };
+  }
+
+  test("go on, are announced, and are told whole to the router that takes them up", async () => {
+    const { node, second } = await broken();
+    await second.frame(holds(false));
+    const late = await node.readyRouter("three");
+    await late.frame(holds(false));
+    const resumed = second.takeUp({ callId: "c", keyId: "k", requestSha256 });
+    expect(await resumed.ended).toMatchObject({ reason: Reason.UNSPECIFIED, usage: { completionTokens: 50 } });
+    const whole = second.start({ ...asked, callId: "c" });
+    await whole.ended;
+    await late.frame(holds(true));
+    expect(resumed.generated()).toEqual(whole.generated());
+    expect(resumed.tokens()).toBe(50);
+    expect(node.usage.slice(0, 2)).toMatchObject([
+      { callId: "c", outcome: Outcome.CANCELLED },
+      { callId: "c", outcome: Outcome.COMPLETED, usage: { completionTokens: 50 } },
+    ]);
+    expect(Number(node.usage[0]?.usage?.completionTokens)).toBeLessThan(50);
+    const again = second.takeUp({ callId: "c", keyId: "k", requestSha256 });
+    expect(await again.ended).toMatchObject({ reason: Reason.NOT_FOUND });
+  });
+
+  test("can be taken up just after their end, which may not have come", async () => {
+    const node = await startNode();
+    const way = await breakableWay(node.port);
+    const [first, second] = await Promise.all([node.readyRouter("one", way.port), node.readyRouter("two")]);
+    await first.start(asked).ended;
+    way.cut();
+    await second.frame(holds(false));
+    const resumed = second.takeUp({ callId: "c", keyId: "k", requestSha256 });
+    expect(await resumed.ended).toMatchObject({ reason: Reason.UNSPECIFIED, usage: { completionTokens: 50 } });
+    expect(resumed.generated().at(-1)?.event.case).toBe("finished");
+    expect(node.usage).toHaveLength(1);
+  });
+
+  test("end with the process that is back, and with the time that they have; nobody pays beyond the break", async () => {
+    const { node, second } = await broken();
+    await second.frame(holds(false));
+    await node.readyRouter("one");
+    await second.frame(holds(true));
+    const short = await broken({ held: { windowMs: 20 } });
+    await short.second.frame(holds(true));
+    for (const { usage } of [node, short.node]) expect(usage).toMatchObject([{ outcome: Outcome.CANCELLED }]);
+  });
+
+  test("are cancelled at once when their router ended the link itself", async () => {
+    const node = await startNode({}, { time_scale: "1" });
+    const [first, second] = await Promise.all([node.readyRouter("one"), node.readyRouter("two")]);
+    const call = first.start(asked);
+    await call.responded;
+    first.close();
+    await expect.poll(() => node.usage).toMatchObject([{ outcome: Outcome.CANCELLED }]);
+    expect(second.frames.filter(holds(false))).toEqual([]);
   });
 });

@@ -4,6 +4,8 @@ import {
   type CallEnd,
   CallEndSchema,
   ConnectResponseSchema,
+  type HeldCall,
+  HeldCallSchema,
   PrefixDigestSchema,
   type ReplicaInfo,
   ReplicaInfoSchema,
@@ -53,6 +55,8 @@ export class Outbox {
   readonly #sentLoads = new Map<string, Uint8Array>();
   #replicas = new Map<string, Uint8Array>();
   #digests: readonly Digest[] = [];
+  /** Encoded, by key and call id: the newest word on a call is the one that counts. */
+  #held = new Map<string, Uint8Array>();
   /** Replicas that the waiting deltas come from. */
   readonly #stepped = new Set<string>();
   #bytes = 0;
@@ -62,7 +66,7 @@ export class Outbox {
   }
 
   get isEmpty(): boolean {
-    return this.#deltas.size + this.#loads.size + this.#replicas.size + this.#digests.length === 0;
+    return this.#deltas.size + this.#loads.size + this.#replicas.size + this.#digests.length + this.#held.size === 0;
   }
 
   /** Replicas whose deltas wait. */
@@ -79,12 +83,13 @@ export class Outbox {
     this.#bytes += bytes;
     const entry = waiting ?? this.#add(number, replicaId);
     entry.bytes += bytes;
-    entry.completionTokens += completionTokens;
-    for (const response of responses) {
-      entry.responses.push(response);
-      entry.encodedBytes += lengthDelimitedBytes(response.length);
-    }
+    add(entry, responses, completionTokens);
     return "queued";
+  }
+
+  /** What a call said before it came to this link: in memory all the same, and so under no limit of the link's. */
+  replay(number: number, replicaId: string, responses: readonly Uint8Array[], completionTokens: number): void {
+    add(this.#add(number, replicaId), responses, completionTokens);
   }
 
   /** Ends are always kept: one a call, and small. */
@@ -113,6 +118,10 @@ export class Outbox {
     this.#digests = digests;
   }
 
+  setHeld(news: HeldCall): void {
+    this.#held.set(`${news.keyId}\n${news.callId}`, toBinary(HeldCallSchema, news));
+  }
+
   /** All that waits, as one encoded ConnectResponse; an empty step when nothing does. Lent until the next call of any. */
   take(): { readonly bytes: Uint8Array; readonly length: number } {
     let length = 0;
@@ -120,6 +129,7 @@ export class Outbox {
     for (const load of this.#loads.values()) length += lengthDelimitedBytes(load.length);
     for (const replica of this.#replicas.values()) length += lengthDelimitedBytes(replica.length);
     for (const one of this.#digests) length += lengthDelimitedBytes(digestBytes(one));
+    for (const held of this.#held.values()) length += lengthDelimitedBytes(held.length);
     writer.clear();
     writer.lengthDelimited(ConnectResponseSchema.field.step.number, length);
     for (const [number, entry] of this.#deltas) writeDelta(number, entry);
@@ -129,11 +139,13 @@ export class Outbox {
     }
     for (const replica of this.#replicas.values()) writer.raw(step.replicas.number, replica);
     for (const one of this.#digests) writeDigest(one);
+    for (const held of this.#held.values()) writer.raw(step.heldCalls.number, held);
     this.#deltas = new Map();
     this.#stepped.clear();
     if (this.#loads.size > 0) this.#loads = new Map();
     if (this.#replicas.size > 0) this.#replicas = new Map();
     this.#digests = [];
+    if (this.#held.size > 0) this.#held = new Map();
     this.#bytes = 0;
     return writer;
   }
@@ -143,6 +155,14 @@ export class Outbox {
     this.#deltas.set(number, entry);
     this.#stepped.add(replicaId);
     return entry;
+  }
+}
+
+function add(entry: Delta, responses: readonly Uint8Array[], completionTokens: number): void {
+  entry.completionTokens += completionTokens;
+  for (const response of responses) {
+    entry.responses.push(response);
+    entry.encodedBytes += lengthDelimitedBytes(response.length);
   }
 }
 

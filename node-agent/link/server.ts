@@ -17,6 +17,7 @@ import type { Logger } from "#kernel/log.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
 import type { Metrics } from "#kernel/metrics.ts";
 import type { HeaderList, StreamListener, WireStream } from "#kernel/wire/index.ts";
+import { HeldCalls, type HeldLimits } from "./held-calls.ts";
 import { LinkStream } from "./link-stream.ts";
 import type { PrefixChange, PrefixSource } from "./prefix-source.ts";
 import { type CallRunner, type EncodedLoads, Session, type SessionLimits, type SessionPipe } from "./session.ts";
@@ -34,6 +35,8 @@ export interface LinkServerOptions {
   readonly prefixes: PrefixSource;
   readonly runner: CallRunner;
   readonly limits: SessionLimits & { readonly links: number };
+  /** For calls whose router is gone. */
+  readonly held: HeldLimits;
   readonly heartbeatMs: number;
   /** How often loads are read when no step brings them; a changed one is sent to every router. */
   readonly loadIntervalMs: number;
@@ -53,6 +56,7 @@ export interface LinkServerOptions {
 export class LinkServer {
   readonly #options: LinkServerOptions;
   readonly #sessions = new Set<Session>();
+  readonly #held: HeldCalls;
   readonly #refused;
   readonly #links;
   readonly #overflows;
@@ -63,6 +67,14 @@ export class LinkServer {
   constructor(options: LinkServerOptions) {
     this.#options = options;
     const { metrics } = options;
+    this.#held = new HeldCalls({
+      limits: options.held,
+      onChange: (news) => {
+        for (const session of this.#sessions) session.setHeld(news);
+      },
+      clock: options.clock,
+      metrics,
+    });
     this.#links = metrics.gauge("link_sessions", "Routers connected to this node.");
     this.#refused = metrics.counter("link_refused_total", "Calls and links refused at the link.", ["reason"]);
     this.#overflows = metrics.counter("link_call_overflows_total", "Calls ended because their router read too slowly.");
@@ -95,6 +107,7 @@ export class LinkServer {
    */
   async drain(timeoutMs: number): Promise<void> {
     this.#draining = { timeoutMs };
+    this.#held.close();
     if (this.#sessions.size === 0) return;
     const emptied = new Promise<void>((resolve) => (this.#emptied = resolve));
     const handoverMs = Math.min(longestHandoverMs, timeoutMs / 2);
@@ -145,6 +158,8 @@ export class LinkServer {
         limit: `${limits.links} links`,
       });
     }
+    const { instanceId } = routerHello;
+    if (instanceId !== "") this.#held.routerBack(instanceId);
     const session = new Session({
       pipe,
       prefixes,
@@ -153,6 +168,8 @@ export class LinkServer {
       heartbeatMs,
       clock,
       runner,
+      held: this.#held,
+      instanceId,
       onRefused: (reason) => this.#refused.inc({ reason: errorRow(reason).openAiCode ?? "unknown" }),
       onCallOverflow: () => this.#overflows.inc(),
     });
@@ -166,6 +183,7 @@ export class LinkServer {
       heartbeatIntervalMs: heartbeatMs,
       replicas: replicas(),
       prefixBlockBytes: prefixes.blockBytes,
+      heldCalls: this.#held.list,
     });
     return { hello, session };
   }

@@ -5,27 +5,19 @@ import {
   type CallEnd,
   CallEndSchema,
   ConnectResponseSchema,
+  type HeldCall,
   type ReplicaInfo,
+  type ResumeCall,
   type StartCall,
 } from "#gen/helixmesh/link/v1/link_pb.ts";
 import type { Clock, Timer } from "#kernel/clock.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
 import { atTurnEnd } from "#kernel/wire/index.ts";
 import { Outbox, type OutboxLimits } from "./outbox.ts";
+import type { HeldCalls } from "./held-calls.ts";
 import { PrefixFeed } from "./prefix-feed.ts";
 import type { PrefixChange, PrefixSource } from "./prefix-source.ts";
-
-/** A call that runs on behalf of a link. */
-export interface RunningCall {
-  /** Stops it within one step; its end still comes through the sink. `error` is what the end says. Idempotent. */
-  cancel(error: MeshError): void;
-}
-
-/** Where a running call delivers. Nothing may come after `end`; `end` comes exactly once, on every path. */
-export interface CallSink {
-  push(responses: readonly Uint8Array[], completionTokens: number): void;
-  end(end: CallEnd): void;
-}
+import { type CallOwner, type CallSink, type RunningCall, SessionCall } from "./session-call.ts";
 
 /** Runs what routers ask for. A refusal is an end, not a throw. */
 export interface CallRunner {
@@ -59,6 +51,9 @@ export interface SessionOptions {
   readonly heartbeatMs: number;
   readonly clock: Clock;
   readonly runner: CallRunner;
+  readonly held: HeldCalls;
+  /** The router's process (RouterHello.instance_id). */
+  readonly instanceId: string;
   readonly onRefused: (reason: Reason) => void;
   readonly onCallOverflow: () => void;
 }
@@ -73,11 +68,14 @@ type Life =
  * One router's stream after the hellos. All that happens in one event-loop turn leaves in one message at its end; while
  * the router does not read, nothing is sent and what happens joins.
  */
-export class Session {
+export class Session implements CallOwner {
   readonly #options: SessionOptions;
   readonly #outbox: Outbox;
   readonly #prefixes: PrefixFeed;
-  readonly #calls = new Map<number, RunningCall>();
+  readonly #calls = new Map<number, SessionCall>();
+  /** Ended since the last tick, and in the interval before: their ends may not have reached a router that dies now. */
+  #justEnded: SessionCall[] = [];
+  #endedBefore: SessionCall[] = [];
   #life: Life = { kind: "open" };
   #sentSinceTick = false;
   #heartbeatDue = false;
@@ -101,6 +99,7 @@ export class Session {
   receive(batch: CallBatch): void {
     // Starts first: a call started and cancelled in one turn must not run on.
     for (const start of batch.starts) this.#start(start);
+    for (const resume of batch.resumes) this.#resume(resume);
     for (const number of batch.cancels) {
       this.#calls.get(number)?.cancel(new MeshError(Reason.CANCELLED, "The caller cancelled the call."));
     }
@@ -125,6 +124,12 @@ export class Session {
     this.flushSoon();
   }
 
+  /** A call is held, or no longer. */
+  setHeld(news: HeldCall): void {
+    this.#outbox.setHeld(news);
+    this.flushSoon();
+  }
+
   /** Announces that no new calls are taken; the stream ends after the last one's end. */
   drain(timeoutMs: number): void {
     if (this.#life.kind !== "open") return;
@@ -143,9 +148,47 @@ export class Session {
     if (this.#life.kind === "closed") return;
     this.#life = { kind: "closed" };
     this.#tick?.cancel();
-    this.cancelAll(new MeshError(Reason.CANCELLED, "The link to the router ended."));
+    this.cancelAll(linkEnded());
+    this.#forgetEnded();
+    this.#forgetEnded();
     this.#options.pipe.end(error);
   }
+
+  /** The connection broke without a word: calls are held for another router, and cancelled where they cannot be. */
+  lost(): void {
+    const { held, instanceId } = this.#options;
+    if (this.#life.kind === "open") {
+      for (const [number, call] of this.#calls) if (held.hold(call, instanceId)) this.#calls.delete(number);
+      for (const calls of [this.#justEnded, this.#endedBefore]) {
+        for (const call of calls.splice(0)) if (!held.hold(call, instanceId)) call.forget();
+      }
+    }
+    this.close();
+  }
+
+  /** Of a call: what it says leaves with this turn's message. */
+  onResponses(call: SessionCall, responses: readonly Uint8Array[], completionTokens: number): void {
+    if (this.#life.kind === "closed" || call.full) return;
+    const outcome = this.#outbox.push(call.number, call.start.replicaId, responses, completionTokens);
+    if (outcome === "queued") return this.flushSoon();
+    this.#options.onCallOverflow();
+    if (outcome === "link-full") return this.close(linkFull(this.#options.limits.linkBytes));
+    call.full = true;
+    call.cancel(callFull(this.#options.limits.callBytes));
+  }
+
+  /** Of a call. */
+  onEnd(call: SessionCall, end: CallEnd): void {
+    this.#calls.delete(call.number);
+    if (this.#life.kind === "closed") return call.forget();
+    this.#outbox.end(call.number, call.start.replicaId, end);
+    this.flushSoon();
+    if (call.resumable) this.#justEnded.push(call);
+    else call.forget();
+  }
+
+  /** Of a call that goes on all the same. */
+  onForgotten(): void {}
 
   /** Sends what waits when this turn ends; also for the transport, which is writable again. */
   flushSoon(): void {
@@ -187,19 +230,7 @@ export class Session {
 
   #start(start: StartCall): void {
     const { number } = start;
-    if (this.#calls.has(number)) {
-      // A reused number would mix two calls' tokens: the router is broken, so nothing on this stream can be trusted.
-      this.close(
-        new MeshError(
-          Reason.INVALID_REQUEST,
-          `Call number ${number} is in use on this link; numbers are never reused.`,
-          {
-            field: "calls.starts.number",
-          },
-        ),
-      );
-      return;
-    }
+    if (this.#isReused(number)) return;
     const refusal = this.#refusal();
     if (refusal !== undefined) {
       this.#options.onRefused(refusal.reason);
@@ -207,30 +238,44 @@ export class Session {
       this.flushSoon();
       return;
     }
-    let ended = false;
-    let overflowed = false;
-    const sink: CallSink = {
-      push: (responses, completionTokens) => {
-        if (overflowed || ended || this.#life.kind === "closed") return;
-        const outcome = this.#outbox.push(number, start.replicaId, responses, completionTokens);
-        if (outcome === "queued") return this.flushSoon();
-        overflowed = true;
-        this.#options.onCallOverflow();
-        if (outcome === "link-full") return this.close(linkFull(this.#options.limits.linkBytes));
-        this.#calls.get(number)?.cancel(callFull(this.#options.limits.callBytes));
-      },
-      end: (end) => {
-        if (ended) return;
-        ended = true;
-        this.#calls.delete(number);
-        if (this.#life.kind === "closed") return;
-        this.#outbox.end(number, start.replicaId, end);
-        this.flushSoon();
-      },
-    };
-    const call = this.#options.runner.start(start, sink);
-    // A refused call has ended before it was returned.
-    if (!ended) this.#calls.set(number, call);
+    const call = new SessionCall(start, this, this.#options.held.kept);
+    this.#calls.set(number, call);
+    call.running = this.#options.runner.start(start, call);
+    // What it said at once was too much for the link.
+    if (this.#life.kind === "closed") call.cancel(linkEnded());
+  }
+
+  #resume(resume: ResumeCall): void {
+    const { number } = resume;
+    if (this.#isReused(number)) return;
+    const call = this.#refusal() ?? this.#options.held.take(resume);
+    if (call instanceof MeshError) {
+      this.#options.onRefused(call.reason);
+      this.#outbox.end(number, "", callEnd(call));
+      return this.flushSoon();
+    }
+    this.#calls.set(number, call);
+    const { responses, completionTokens, end } = call.adopt(this, number);
+    this.#outbox.replay(number, call.start.replicaId, responses, completionTokens);
+    this.flushSoon();
+    if (end) this.onEnd(call, end);
+  }
+
+  /** A reused number would mix two calls' tokens: the router is broken, so nothing on this stream can be trusted. */
+  #isReused(number: number): boolean {
+    if (!this.#calls.has(number)) return false;
+    const message = `Call number ${number} is in use on this link; numbers are never reused.`;
+    this.close(new MeshError(Reason.INVALID_REQUEST, message, { field: "calls.starts.number" }));
+    return true;
+  }
+
+  /** What ended before the last tick. */
+  #forgetEnded(): void {
+    const before = this.#endedBefore;
+    this.#endedBefore = this.#justEnded;
+    this.#justEnded = before;
+    for (const call of before) call.forget();
+    before.length = 0;
   }
 
   #refusal(): MeshError | undefined {
@@ -254,11 +299,16 @@ export class Session {
           this.flushSoon();
         }
         this.#sentSinceTick = false;
+        this.#forgetEnded();
         this.#armHeartbeat();
       },
       { unref: true },
     );
   }
+}
+
+function linkEnded(): MeshError {
+  return new MeshError(Reason.CANCELLED, "The link to the router ended.");
 }
 
 function callEnd(error: MeshError): CallEnd {

@@ -62,8 +62,8 @@ export class TestRouter {
     this.#stream.write(create(ConnectRequestSchema, frame && { frame }));
   }
 
-  hello(versions: number[] = [1]): Promise<ConnectResponse> {
-    this.send({ case: "hello", value: { versions, routerId: "test-router" } });
+  hello(versions: number[] = [1], instanceId = ""): Promise<ConnectResponse> {
+    this.send({ case: "hello", value: { versions, routerId: "test-router", instanceId } });
     return this.frame((frame) => frame.frame.case === "hello");
   }
 
@@ -82,6 +82,14 @@ export class TestRouter {
     const calls = starts.map(({ number }) => this.#track(number));
     this.send({ case: "calls", value: { starts } });
     return calls;
+  }
+
+  /** Takes up a call that the agent holds. */
+  takeUp(fields: { callId: string; keyId: string; requestSha256: Uint8Array }): TestCall {
+    const number = this.#nextNumber++;
+    const call = this.#track(number);
+    this.send({ case: "calls", value: { resumes: [{ number, ...fields }] } });
+    return call;
   }
 
   cancel(...cancels: number[]): void {
