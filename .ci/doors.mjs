@@ -152,7 +152,8 @@ async function askEverywhere({ run, key }) {
     const { stdout } = await execute("curl", ["-sN", `${url}/v1/chat/completions`, ...headers, "-d", body]);
     if (!stdout.endsWith("data: [DONE]\n\n")) throw new Error(stdout);
     const chunks = stdout.split("\n\n").filter((event) => event.startsWith("data: {"));
-    same(chunks.map((event) => JSON.parse(event.slice(6)).choices[0]?.delta.content ?? "").join(""), answer);
+    const data = chunks.map((event) => event.slice(6).split("\n", 1)[0]);
+    same(data.map((one) => JSON.parse(one).choices[0]?.delta.content ?? "").join(""), answer);
   });
 
   const chat = { messages: [{ role: Role.USER, content: question }] };

@@ -43,7 +43,11 @@ export function streamStory(baseUrl: string, key: string, question: string, maxT
         response.on("data", (chunk: string) => {
           buffered += chunk;
           for (let end = buffered.indexOf("\n\n"); end >= 0; end = buffered.indexOf("\n\n")) {
-            const data = buffered.slice(0, end).replace(/^data: /, "");
+            // An event may have an id behind its data.
+            const [data = ""] = buffered
+              .slice(0, end)
+              .replace(/^data: /, "")
+              .split("\n", 1);
             buffered = buffered.slice(end + 2);
             if (data === "[DONE]") {
               done = true;

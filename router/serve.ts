@@ -9,6 +9,7 @@ import { metricName } from "#kernel/http2-port.ts";
 import { listenError } from "#kernel/listen-error.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
 import { defaultBlockBytes } from "#kernel/prompt-blocks.ts";
+import { newId } from "#kernel/random.ts";
 import type { RunningService, ServiceParts, ServiceSettings } from "#kernel/run-service.ts";
 import { loadTls } from "#kernel/tls.ts";
 import type { Bound } from "#kernel/wire/index.ts";
@@ -19,6 +20,7 @@ import { Queues } from "./admission/queues.ts";
 import { Rooms } from "./admission/rooms.ts";
 import { callMetrics } from "./call/call-metrics.ts";
 import { RecordingBudget } from "./call/recording-budget.ts";
+import { ResumableCalls } from "./call/resumable-calls.ts";
 import { createCalls } from "./call/router-calls.ts";
 import { createSettle } from "./call/settle.ts";
 import { createControlClient } from "./discovery/control-client.ts";
@@ -78,15 +80,21 @@ export async function serveRouter(
   const transport = createWireLinkTransport({ ca, connectTimeoutMs, clock, onBound });
   const routing = routingMetrics(metrics);
   const prefixes = new PrefixIndex({ maxEntries: settings.prefixEntries, random, metrics: routing });
+  const resumables = new ResumableCalls({ maxCalls: settings.maxResumableCalls, metrics });
   const pool = new LinkPool({
     routerId,
+    instanceId: newId("router"),
     subset,
     transport,
     connectTimeoutMs,
     onPrefixes: (nodeId, digest, blockBytes) =>
       // Blocks of another size have other hashes: what the agent says cannot be compared with any prompt here.
       blockBytes === defaultBlockBytes ? prefixes.apply(nodeId, digest) : "ok",
-    onForget: (nodeId) => prefixes.forget(nodeId),
+    onHeld: (nodeId, news) => resumables.told(nodeId, news),
+    onForget(nodeId) {
+      prefixes.forget(nodeId);
+      resumables.forget(nodeId);
+    },
     onLoad: (nodeId, replicaId) => loaded(nodeId, replicaId),
     ...parts,
   });
@@ -149,6 +157,7 @@ export async function serveRouter(
     rooms,
     health,
     recordings: new RecordingBudget(settings, metrics),
+    resumables,
     settle: createSettle({ usage, metrics: calls, logger }),
     metrics: calls,
     limits,

@@ -257,6 +257,22 @@ export const routerSettings = defineSettings({
     min: 0,
     doc: "Longest a call waits while no replica of its model is ready (cold start, engine restart).",
   }),
+  resumeWaitMs: setting.durationMs({
+    env: "HELIXMESH_ROUTER_RESUME_WAIT",
+    flag: "resume-wait",
+    default: 2_000,
+    min: 0,
+    max: 60_000,
+    doc: "How long a client that resumes a stream waits for a node that holds it; then it is told to call anew.",
+  }),
+  maxResumableCalls: setting.integer({
+    env: "HELIXMESH_ROUTER_MAX_RESUMABLE_CALLS",
+    flag: "max-resumable-calls",
+    default: 100_000,
+    min: 0,
+    max: 10_000_000,
+    doc: "Calls of dead routers that this one knows of, about 300 bytes each; others cannot be resumed here.",
+  }),
   cancelGraceMs: setting.durationMs({
     env: "HELIXMESH_ROUTER_CANCEL_GRACE",
     flag: "cancel-grace",

@@ -116,7 +116,8 @@ class Call {
   #event(event: string): void {
     if (event.startsWith(":")) return;
     if (!event.startsWith("data: ")) return this.fail(`no event: ${event.slice(0, 100)}`);
-    const data = event.slice(6);
+    // An event may have an id behind its data.
+    const [data = ""] = event.slice(6).split("\n", 1);
     if (data === "[DONE]") {
       this.#done = true;
       return;

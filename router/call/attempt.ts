@@ -2,7 +2,7 @@ import { create } from "@bufbuild/protobuf";
 import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
 import { type CallEnd, CallEndSchema, Method } from "#gen/helixmesh/link/v1/link_pb.ts";
 import type { Timer } from "#kernel/clock.ts";
-import type { LinkCall, LinkCallEvents, LinkStart } from "../link/link.ts";
+import type { LinkCall, LinkCallEvents, LinkResume, LinkStart } from "../link/link.ts";
 import type { Picked } from "../routing/routes.ts";
 import type { SentCall } from "../routing/sent-call.ts";
 import type { CallParts } from "./call-parts.ts";
@@ -45,15 +45,25 @@ export class Attempt implements LinkCallEvents {
 
   /** Once. False: the replica takes no calls at this moment, and nothing happened. */
   begin(start: LinkStart): boolean {
+    if (!this.#began(this.#parts.pool.start(this.picked.nodeId, start, this), start.method)) return false;
+    this.#sent = this.picked.dispatched();
+    return true;
+  }
+
+  /** As `begin`, for a generation that the replica has been making for another router: it is in the replica's load. */
+  resume(resume: LinkResume): boolean {
+    return this.#began(this.#parts.pool.resume(this.picked.nodeId, resume, this), Method.GENERATE);
+  }
+
+  #began(link: LinkCall | undefined, method: Method): boolean {
     const { pool, clock, health, settings } = this.#parts;
     const { nodeId, replicaId, deployment } = this.picked;
+    this.#link = link;
+    if (!link) return false;
     this.seedByPosition = pool.replica(nodeId, replicaId)?.capabilities?.seedByPosition ?? false;
-    this.#link = pool.start(nodeId, start, this);
-    if (!this.#link) return false;
-    this.#sent = this.picked.dispatched();
     this.#sentMs = this.#progressMs = clock.monotonicMs();
     health.dispatched(replicaId, deployment);
-    if (start.method === Method.GENERATE) {
+    if (method === Method.GENERATE) {
       this.#watch(Math.min(settings.firstTokenTimeoutMs, settings.interTokenTimeoutMs));
     }
     return true;

@@ -13,6 +13,8 @@ export interface CallMetrics {
   stayed(why: string): void;
   /** A call that was given to two replicas had its first token from the second (won) or the first (lost). */
   hedged(deployment: string, result: "won" | "lost"): void;
+  /** What came of a call that was to be resumed: "resumed", or the code of its error. */
+  resumed(outcome: string): void;
   /** A client did not take what was generated for it. */
   slowClientCut(): void;
   /** A call was not copied to its shadow deployment: as many copies as may run are running. */
@@ -60,6 +62,9 @@ export function callMetrics(metrics: Metrics): CallMetrics {
     "deployment",
     "result",
   ]);
+  const resumes = metrics.counter("router_resumes_total", "Calls of dead routers that clients came back for.", [
+    "outcome",
+  ]);
   const cut = metrics.counter("router_slow_clients_cut_total", "Calls ended because the client did not read.");
   const unshadowed = metrics.counter("router_shadows_skipped_total", "Shadow copies not made because too many run.");
   return {
@@ -80,6 +85,7 @@ export function callMetrics(metrics: Metrics): CallMetrics {
     moved: (afterMs) => gaps.observe(afterMs / 1000),
     stayed: (why) => stays.inc({ why }),
     hedged: (deployment, result) => hedges.inc({ deployment, result }),
+    resumed: (outcome) => resumes.inc({ outcome }),
     slowClientCut: () => cut.inc(),
     shadowSkipped: () => unshadowed.inc(),
   };

@@ -6,7 +6,7 @@ import type { Permit } from "../admission/limits.ts";
 import type { Queues } from "../admission/queues.ts";
 import type { Rooms } from "../admission/rooms.ts";
 import type { Health } from "../failure/health.ts";
-import type { LinkCall, LinkCallEvents, LinkStart } from "../link/link.ts";
+import type { LinkCall, LinkCallEvents, LinkResume, LinkStart } from "../link/link.ts";
 import type { Need } from "../routing/need.ts";
 import type { ReplicaView } from "../routing/replica-view.ts";
 import type { Routes } from "../routing/routes.ts";
@@ -14,6 +14,7 @@ import type { CallMetrics } from "./call-metrics.ts";
 import type { CallContext } from "./calls.ts";
 import type { Drawing } from "./continuity.ts";
 import type { RecordingBudget } from "./recording-budget.ts";
+import type { ResumableCalls } from "./resumable-calls.ts";
 import type { Settle } from "./settle.ts";
 import type { ResponseSink } from "./sink.ts";
 
@@ -31,6 +32,8 @@ export interface CallSettings {
   readonly maxAttempts: number;
   /** Times a call with output may go on elsewhere. */
   readonly maxMoves: number;
+  /** How long a call that is resumed waits for word of who holds it. */
+  readonly resumeWaitMs: number;
   /** Bytes generated for a client that has not taken them. */
   readonly maxBufferedBytes: number;
 }
@@ -41,6 +44,8 @@ export interface CallLinks {
   replica(nodeId: string, replicaId: string): ReplicaView | undefined;
   /** Undefined when the replica takes no calls at this moment. */
   start(nodeId: string, start: LinkStart, events: LinkCallEvents): LinkCall | undefined;
+  /** Undefined when the node's link is down. */
+  resume(nodeId: string, resume: LinkResume, events: LinkCallEvents): LinkCall | undefined;
   /** Calls `listener` when a replica may have become ready, until the returned function is called. */
   onChange(listener: () => void): () => void;
 }
@@ -53,6 +58,7 @@ export interface CallParts {
   readonly rooms: Rooms;
   readonly health: Health;
   readonly recordings: RecordingBudget;
+  readonly resumables: ResumableCalls;
   readonly settle: Settle;
   readonly metrics: CallMetrics;
   readonly clock: Clock;

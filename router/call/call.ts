@@ -12,6 +12,8 @@ import { unrepeatable } from "./continuity.ts";
 import { Delivery } from "./delivery.ts";
 import { Hedge } from "./hedge.ts";
 import { Recording } from "./recording.ts";
+import type { Resumable } from "./resumable-calls.ts";
+import { Resumption, linkResume, pickedAgain, refusedResume } from "./resumption.ts";
 import { mayRetryElsewhere } from "./retry.ts";
 import { Search } from "./search.ts";
 import type { RunningCall } from "./sink.ts";
@@ -47,6 +49,7 @@ export class Call implements RunningCall, AttemptOwner {
   readonly #delivery: Delivery;
   readonly #recording: Recording;
   readonly #hedge: Hedge;
+  readonly #resumption: Resumption | undefined;
   readonly #tally = new Tally();
   #state: CallState = { kind: "searching" };
   /** Where it was dispatched last, or where the output came from. */
@@ -61,12 +64,15 @@ export class Call implements RunningCall, AttemptOwner {
   /** The sink has more than Started: what follows must continue it. */
   #hasOutput = false;
   #unrepeatable = false;
+  /** Unix milliseconds at which a router had the request; not this one, when the call was resumed. */
+  #startedAtMs: number;
 
   constructor(parts: CallParts, spec: CallSpec) {
     const { clock, settings } = parts;
     this.#parts = parts;
     this.#spec = spec;
     this.#startMs = clock.monotonicMs();
+    this.#startedAtMs = spec.startedAtMs;
     const timeoutMs = Math.min(settings.callTimeoutMs, spec.context.timeoutMs ?? Number.POSITIVE_INFINITY);
     this.#deadlineMs = this.#startMs + timeoutMs;
     this.#deadline = clock.setTimer(timeoutMs, () => this.#stop(Outcome.FAILED, deadlineExceeded(timeoutMs)));
@@ -77,10 +83,16 @@ export class Call implements RunningCall, AttemptOwner {
     this.#delivery = new Delivery(spec.sink, settings.maxBufferedBytes);
     this.#recording = new Recording(parts.recordings, spec.method === Method.GENERATE && settings.maxMoves > 0);
     this.#hedge = new Hedge(parts, spec, this.#search);
+    if (!spec.context.resumes) return;
+    this.#resumption = new Resumption(parts, spec.context, {
+      onFound: (held) => this.#takeUp(held),
+      onGivenUp: (error) => this.#fail(error, undefined),
+    });
   }
 
   begin(): void {
-    this.#search.begin();
+    if (this.#resumption) this.#resumption.begin();
+    else this.#search.begin();
   }
 
   resume(): void {
@@ -139,6 +151,7 @@ export class Call implements RunningCall, AttemptOwner {
     }
     const { reason, message, field, limit } = end;
     const error = new MeshError(reason, message, { field, limit });
+    if (this.#resumption && !this.#startedSent) return this.#fail(refusedResume(error, this.#spec.context), end.usage);
     const other = state.kind === "asking" ? state.attempts.find((one) => one && one !== attempt) : undefined;
     if (other) {
       // It may still bring the answer.
@@ -165,9 +178,23 @@ export class Call implements RunningCall, AttemptOwner {
     });
   }
 
+  /** For a call that was another router's. False: its node cannot be asked. */
+  #takeUp(held: Resumable): boolean {
+    const attempt = new Attempt(this.#parts, pickedAgain(held), this);
+    if (!attempt.resume(linkResume(this.#spec, held))) return false;
+    this.#dispatches = held.attempt;
+    this.#tries = 1;
+    this.#picked = attempt.picked;
+    this.#startedAtMs = held.startedAtMs;
+    // Another replica may have begun it.
+    if (held.attempt > 1 && this.#spec.drawing === "seeded") this.#unrepeatable = !attempt.seedByPosition;
+    this.#state = { kind: "asking", attempts: [attempt] };
+    return true;
+  }
+
   /** Undefined when the replica does not take it, though it was ready a moment ago. */
   #ask(picked: Picked): Attempt | undefined {
-    const { context, method, request, span, drawing } = this.#spec;
+    const { context, method, request, span, drawing, deployment } = this.#spec;
     const relayed = this.#hasOutput ? this.#recording.read() : [];
     const attempt = new Attempt(this.#parts, picked, this);
     const begun = attempt.begin({
@@ -180,6 +207,10 @@ export class Call implements RunningCall, AttemptOwner {
       model: picked.model,
       deployment: picked.deployment,
       relayed: typeof relayed === "string" ? [] : relayed,
+      // Nobody waits for the answer to a copy.
+      keyId: deployment === undefined ? context.principal.keyId : "",
+      startedAtMs: this.#startedAtMs,
+      attempt: this.#dispatches + 1,
     });
     if (!begun) return undefined;
     this.#dispatches += 1;
@@ -292,6 +323,7 @@ export class Call implements RunningCall, AttemptOwner {
     switch (state.kind) {
       case "searching":
         this.#search.stop();
+        this.#resumption?.stop();
         this.#settle(outcome, error, undefined);
         return true;
       case "asking":
@@ -329,8 +361,11 @@ export class Call implements RunningCall, AttemptOwner {
   #settle(outcome: Outcome, error: MeshError | undefined, usage: Usage | undefined): void {
     if (this.#state.kind === "settled") return;
     this.#state = { kind: "settled" };
-    const { clock, settle, queues } = this.#parts;
+    const { clock, settle, queues, metrics } = this.#parts;
     const { context, model, labels, permit, span, startedAtMs } = this.#spec;
+    // Somebody else's call, of which nothing came here: there is nothing to account for.
+    const isForeign = this.#resumption !== undefined && !this.#startedSent;
+    if (this.#resumption) metrics.resumed(isForeign ? (error?.row.openAiCode ?? "") : "resumed");
     this.#deadline.cancel();
     this.#hedge.over(undefined);
     this.#recording.end();
@@ -342,13 +377,13 @@ export class Call implements RunningCall, AttemptOwner {
     const settlement = {
       ...counted,
       context,
-      model: this.#picked?.model ?? model,
+      model: isForeign ? "" : (this.#picked?.model ?? model),
       deployment: this.#picked?.deployment ?? "",
       nodeId: this.#picked?.nodeId ?? "",
       outcome,
       error,
-      startedAtMs,
-      durationMs: clock.monotonicMs() - this.#startMs,
+      startedAtMs: this.#startedAtMs,
+      durationMs: clock.monotonicMs() - this.#startMs + Math.max(0, startedAtMs - this.#startedAtMs),
       waitedMs: this.#search.waitedMs,
       attempts: this.#dispatches,
       moves: this.#moves,

@@ -112,7 +112,7 @@ export function createCalls(parts: RouterCallsParts): RouterCalls {
         });
         const number = open.add(call);
         call.begin();
-        if (method === Method.GENERATE) shadows.copy(what, context, labels, span);
+        if (method === Method.GENERATE && !context.resumes) shadows.copy(what, context, labels, span);
         return call;
       } catch (error) {
         permit.release();

@@ -17,10 +17,11 @@ import { Health } from "../failure/health.ts";
 import { PrefixIndex } from "../routing/prefix-index.ts";
 import { Routes } from "../routing/routes.ts";
 import { routingMetrics } from "../routing/routing-metrics.ts";
-import type { LinkCallEvents, LinkStart } from "../link/link.ts";
+import type { LinkCallEvents, LinkResume, LinkStart } from "../link/link.ts";
 import { Call } from "./call.ts";
 import { callMetrics } from "./call-metrics.ts";
 import type { CallLinks, CallSettings } from "./call-parts.ts";
+import { ResumableCalls } from "./resumable-calls.ts";
 import { RecordingBudget, type RecordingSettings } from "./recording-budget.ts";
 import type { Drawing } from "./continuity.ts";
 import type { Settlement } from "./settle.ts";
@@ -32,6 +33,9 @@ class ScriptedLinks implements CallLinks {
   /** Ready replicas whose batch is full. */
   readonly full = new Set<string>();
   readonly starts: { readonly start: LinkStart; readonly events: LinkCallEvents; cancelled: boolean }[] = [];
+  readonly resumes: { readonly resume: LinkResume; readonly events: LinkCallEvents; cancelled: boolean }[] = [];
+  /** The node of a held call can be asked. */
+  reachable = true;
   readonly #listeners = new Set<() => void>();
   queues: Queues | undefined;
   /** Each in turn, from r1. */
@@ -75,6 +79,13 @@ class ScriptedLinks implements CallLinks {
     return { cancel: () => void (entry.cancelled = true) };
   }
 
+  resume(_nodeId: string, resume: LinkResume, events: LinkCallEvents) {
+    if (!this.reachable) return undefined;
+    const entry = { resume, events, cancelled: false };
+    this.resumes.push(entry);
+    return { cancel: () => void (entry.cancelled = true) };
+  }
+
   onChange(listener: () => void) {
     this.#listeners.add(listener);
     return () => void this.#listeners.delete(listener);
@@ -111,6 +122,7 @@ const defaults: CallSettings = {
   callTimeoutMs: 60_000,
   readyWaitMs: 10_000,
   cancelGraceMs: 1_000,
+  resumeWaitMs: 2_000,
   firstTokenTimeoutMs: 20_000,
   interTokenTimeoutMs: 5_000,
   maxAttempts: 3,
@@ -158,6 +170,8 @@ interface Options {
   readonly drawing?: Drawing;
   /** Replicas whose seeded draws depend on more than seed and position. */
   readonly forgetful?: readonly string[];
+  /** It was another router's. */
+  readonly resumes?: boolean;
   readonly routing?: { readonly hedgeAfterMs: number; readonly hedgePercent?: number };
 }
 
@@ -179,6 +193,7 @@ export function begin(options: Options = {}) {
   const queues = new Queues({ bounds, room: (deployment) => rooms.of(deployment), clock, metrics });
   links.queues = queues;
   const settlements: Settlement[] = [];
+  const resumables = new ResumableCalls({ maxCalls: 2, metrics });
   const client = new TestClient();
   const permits = { released: 0 };
   const call = new Call(
@@ -194,6 +209,7 @@ export function begin(options: Options = {}) {
         { maxMigrationBytes: 1_000, maxMigrationTotalBytes: 10_000, ...options.recordings },
         metrics,
       ),
+      resumables,
       metrics: callMetrics(metrics),
       clock,
       random,
@@ -205,6 +221,7 @@ export function begin(options: Options = {}) {
         principal: { keyId: "k", projectId: "p" },
         timeoutMs: options.timeoutMs,
         traceparent: undefined,
+        ...(options.resumes && { resumes: true }),
       },
       method: Method.GENERATE,
       model: "pocket",
@@ -223,7 +240,7 @@ export function begin(options: Options = {}) {
   );
   call.begin();
   const ask = (index: number) => links.starts[index] ?? never();
-  return { clock, links, settlements, client, permits, call, ask, metrics };
+  return { clock, links, resumables, settlements, client, permits, call, ask, metrics };
 }
 
 /** One step's news of a call, lent. */

@@ -2,12 +2,14 @@ import type { NodeServerRequest, NodeServerResponse } from "#kernel/node-handler
 import { newId } from "#kernel/random.ts";
 
 export const requestIdHeader = "x-request-id";
+/** A call whose router died, to go on with: it keeps its id. */
+export const resumeHeader = "x-helixmesh-resume";
 
 /**
  * Gives every request its call id and every answer its header, errors of any layer included.
  */
 export function nameRequest(request: NodeServerRequest, response: NodeServerResponse): void {
-  const given = request.headers[requestIdHeader];
+  const given = request.headers[resumeHeader] || request.headers[requestIdHeader];
   const callId = callIdOf(typeof given === "string" ? given : undefined);
   request.headers[requestIdHeader] = callId;
   response.setHeader(requestIdHeader, callId);

@@ -1,5 +1,10 @@
 import type { Method } from "#gen/helixmesh/link/v1/link_pb.ts";
-import { CallBatchSchema, ConnectRequestSchema, StartCallSchema } from "#gen/helixmesh/link/v1/link_pb.ts";
+import {
+  CallBatchSchema,
+  ConnectRequestSchema,
+  ResumeCallSchema,
+  StartCallSchema,
+} from "#gen/helixmesh/link/v1/link_pb.ts";
 import { ProtoWriter, lengthDelimitedBytes, stringBytes, uintBytes } from "#kernel/proto-writer.ts";
 
 /** A call as it goes to the agent; the link numbers it. */
@@ -14,19 +19,45 @@ export interface LinkStart {
   readonly deployment: string;
   /** Responses that the client has already, for a call that goes on where another replica stopped. */
   readonly relayed: readonly Uint8Array[];
+  /** Who may resume it should this router die; empty for nobody. */
+  readonly keyId: string;
+  /** Unix milliseconds at which the door had the request. */
+  readonly startedAtMs: number;
+  /** Which dispatch of the call it is, from 1. */
+  readonly attempt: number;
+}
+
+/** A call that its agent holds, as this router takes it up. */
+export interface LinkResume {
+  readonly callId: string;
+  readonly keyId: string;
+  readonly replicaId: string;
+  /** Of the request message, encoded. */
+  readonly requestSha256: Uint8Array;
 }
 
 /** A message takes no further start beyond this: agents bound what one message may hold. */
 const batchBytes = 1_048_576;
 
 const calls = ConnectRequestSchema.field.calls.number;
-const { starts: startsField, cancels: cancelsField, resendPrefixes: resendField } = CallBatchSchema.field;
+const {
+  starts: startsField,
+  cancels: cancelsField,
+  resendPrefixes: resendField,
+  resumes: resumesField,
+} = CallBatchSchema.field;
 const field = StartCallSchema.field;
+const resumeField = ResumeCallSchema.field;
 
 interface QueuedStart {
   readonly number: number;
   readonly start: LinkStart;
   readonly bytes: number;
+}
+
+interface QueuedResume {
+  readonly number: number;
+  readonly resume: LinkResume;
 }
 
 /** One writer for all links: a message is written and copied out within one call. */
@@ -35,15 +66,20 @@ const writer = new ProtoWriter();
 /** What a link tells its agent next: the starts, cancels and requests of one turn, written by hand into one message. */
 export class CallQueue {
   #starts: QueuedStart[] = [];
+  #resumes: QueuedResume[] = [];
   #cancels: number[] = [];
   readonly #resends = new Set<string>();
 
   get isEmpty(): boolean {
-    return this.#starts.length === 0 && this.#cancels.length === 0 && this.#resends.size === 0;
+    return this.#starts.length + this.#resumes.length + this.#cancels.length + this.#resends.size === 0;
   }
 
   start(number: number, start: LinkStart): void {
     this.#starts.push({ number, start, bytes: startBytes(number, start) });
+  }
+
+  resume(number: number, resume: LinkResume): void {
+    this.#resumes.push({ number, resume });
   }
 
   cancel(number: number): void {
@@ -57,6 +93,7 @@ export class CallQueue {
 
   clear(): void {
     this.#starts = [];
+    this.#resumes = [];
     this.#cancels = [];
     this.#resends.clear();
   }
@@ -73,13 +110,16 @@ export class CallQueue {
     const starts = this.#starts.splice(0, count);
     // Behind the last start, so that none is cancelled before the agent knows it.
     const isLast = this.#starts.length === 0;
+    const resumes = isLast ? this.#resumes : [];
     const cancels = isLast ? this.#cancels : [];
     const resends = isLast ? [...this.#resends] : [];
+    for (const queued of resumes) length += lengthDelimitedBytes(resumeBytes(queued));
     for (const number of cancels) length += uintBytes(number);
     for (const id of resends) length += stringBytes(id);
     writer.clear();
     writer.lengthDelimited(calls, length);
     for (const start of starts) writeStart(start);
+    for (const queued of resumes) writeResume(queued);
     for (const number of cancels) writer.uint(cancelsField.number, number);
     for (const id of resends) writer.string(resendField.number, id);
     if (isLast) this.clear();
@@ -92,6 +132,7 @@ function startBytes(number: number, start: LinkStart): number {
   bytes += lengthDelimitedBytes(start.request.length) + uintBytes(wholeMs(start.timeoutMs));
   bytes += stringBytes(start.traceparent) + stringBytes(start.model) + stringBytes(start.deployment);
   for (const response of start.relayed) bytes += lengthDelimitedBytes(response.length);
+  bytes += stringBytes(start.keyId) + uintBytes(start.startedAtMs) + uintBytes(start.attempt);
   return bytes;
 }
 
@@ -107,6 +148,23 @@ function writeStart({ number, start, bytes }: QueuedStart): void {
   writer.string(field.model.number, start.model);
   writer.string(field.deployment.number, start.deployment);
   for (const response of start.relayed) writer.raw(field.relayed.number, response);
+  writer.string(field.keyId.number, start.keyId);
+  writer.uint(field.startedAtMs.number, start.startedAtMs);
+  writer.uint(field.attempt.number, start.attempt);
+}
+
+function resumeBytes({ number, resume }: QueuedResume): number {
+  const { callId, keyId, requestSha256 } = resume;
+  return uintBytes(number) + stringBytes(callId) + stringBytes(keyId) + lengthDelimitedBytes(requestSha256.length);
+}
+
+function writeResume(queued: QueuedResume): void {
+  const { number, resume } = queued;
+  writer.lengthDelimited(resumesField.number, resumeBytes(queued));
+  writer.uint(resumeField.number.number, number);
+  writer.string(resumeField.callId.number, resume.callId);
+  writer.string(resumeField.keyId.number, resume.keyId);
+  writer.raw(resumeField.requestSha256.number, resume.requestSha256);
 }
 
 function wholeMs(timeoutMs: number): number {

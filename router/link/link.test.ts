@@ -32,6 +32,7 @@ function open() {
   const clock = new ManualClock();
   const connections: Connection[] = [];
   let changes = 0;
+  const held = new Array<[callId: string, released: boolean]>();
   const prefixes = new Array<{ sequence: bigint; blockBytes: number }>();
   let nextSequence = 1n;
   let forgotten = 0;
@@ -51,6 +52,7 @@ function open() {
     nodeId: "node-1",
     target: { address: "127.0.0.1:1", token: "t" },
     routerId: "router",
+    instanceId: "router_1",
     transport,
     connectTimeoutMs: 2_000,
     backoff: new Backoff({ initialMs: 100, maxMs: 1_000 }, seededRandom(1)),
@@ -64,6 +66,7 @@ function open() {
       nextSequence = sequence + 1n;
       return "ok";
     },
+    onHeld: ({ callId, released }) => void held.push([callId, released]),
     onForget: () => void (forgotten += 1),
     onLoad() {},
   });
@@ -73,7 +76,9 @@ function open() {
     const bytes = Buffer.from(toBinary(ConnectResponseSchema, create(ConnectResponseSchema, { frame })));
     last().events.onMessage(bytes, 0, bytes.length);
   };
-  const greet = (hello: { version?: number; nodeId?: string; prefixBlockBytes?: number } = {}): void =>
+  const greet = (
+    hello: { version?: number; nodeId?: string; prefixBlockBytes?: number; heldCalls?: { callId: string }[] } = {},
+  ): void =>
     receive({
       case: "hello",
       value: { version: 1, nodeId: "node-1", heartbeatIntervalMs: 1_000, replicas: [ready], ...hello },
@@ -86,6 +91,7 @@ function open() {
     receive,
     greet,
     prefixes,
+    held,
     changes: () => changes,
     forgotten: () => forgotten,
   };
@@ -115,6 +121,9 @@ const start: LinkStart = {
   model: "m",
   deployment: "d",
   relayed: [],
+  keyId: "k",
+  startedAtMs: 1,
+  attempt: 1,
 };
 
 const turn = () => new Promise((resolve) => setImmediate(resolve));
@@ -274,6 +283,36 @@ describe("a link", () => {
     expect(forgotten()).toBe(1);
     link.close();
     expect(forgotten()).toBe(1);
+  });
+
+  test("says which process it is, hears of held calls, and takes one up under a number of its own", async () => {
+    const { link, last, greet, receive, held } = open();
+    expect(last().sent[0]?.frame).toMatchObject({ case: "hello", value: { instanceId: "router_1" } });
+    const resume = { callId: "a", keyId: "k", replicaId: "r1", requestSha256: Uint8Array.of(1) };
+    const heard: unknown[] = [];
+    const events = {
+      onResponse: (bytes: Uint8Array, from: number, to: number) => void heard.push([...bytes.subarray(from, to)]),
+      onTokens: (count: number) => void heard.push(count),
+      onEnd: ({ reason }: CallEnd) => void heard.push({ reason }),
+    };
+    expect(link.resume(resume, events)).toBeUndefined();
+    greet({ heldCalls: [{ callId: "a" }] });
+    receive({ case: "step", value: { heldCalls: [{ callId: "b" }, { callId: "a", released: true }] } });
+    expect(held).toEqual([
+      ["a", false],
+      ["b", false],
+      ["a", true],
+    ]);
+    startCall(link);
+    expect(link.resume({ ...resume, replicaId: "unknown" }, events)).toBeUndefined();
+    link.resume(resume, events)?.cancel();
+    await turn();
+    const { replicaId: _, ...sent } = resume;
+    const calls = { starts: [{ number: 1 }], resumes: [{ number: 2, ...sent }], cancels: [2] };
+    expect(last().sent.at(-1)?.frame).toMatchObject({ case: "calls", value: calls });
+    const delta = { number: 2, responses: [Uint8Array.of(7)], completionTokens: 3, end: { reason: Reason.CANCELLED } };
+    receive({ case: "step", value: { deltas: [delta] } });
+    expect(heard).toEqual([[7], 3, { reason: Reason.CANCELLED }]);
   });
 
   test("ignores what an old stream still says", () => {

@@ -5,6 +5,7 @@ import {
   type CallEnd,
   CallEndSchema,
   ConnectRequestSchema,
+  type HeldCall,
   type PrefixDigest,
   type ReplicaInfo,
 } from "#gen/helixmesh/link/v1/link_pb.ts";
@@ -16,14 +17,14 @@ import type { Logger } from "#kernel/log.ts";
 import { NumberMap } from "#kernel/number-map.ts";
 import { atTurnEnd } from "#kernel/wire/index.ts";
 import type { ReplicaView } from "../routing/replica-view.ts";
-import { CallQueue, type LinkStart } from "./call-queue.ts";
+import { CallQueue, type LinkResume, type LinkStart } from "./call-queue.ts";
 import type { LinkMetrics } from "./link-metrics.ts";
 import { LinkReplica } from "./link-replica.ts";
 import { type DeltaSink, ResponseReader, type ResponseSink } from "./response-reader.ts";
 import { Silence } from "./silence.ts";
 import type { LinkStream, LinkTarget, LinkTransport } from "./transport.ts";
 
-export type { LinkStart } from "./call-queue.ts";
+export type { LinkResume, LinkStart } from "./call-queue.ts";
 
 /** The version of link.v1 that this router speaks. */
 const protocolVersion = 1;
@@ -31,6 +32,8 @@ export interface LinkOptions {
   readonly nodeId: string;
   readonly target: LinkTarget;
   readonly routerId: string;
+  /** This process: see link.v1 RouterHello. */
+  readonly instanceId: string;
   readonly transport: LinkTransport;
   /** From opening the connection to the agent's hello. */
   readonly connectTimeoutMs: number;
@@ -44,7 +47,9 @@ export interface LinkOptions {
   readonly onLoad: (replicaId: string) => void;
   /** News of what a replica's cache holds. "gap": something before it is missing, so a snapshot must come. */
   readonly onPrefixes: (digest: PrefixDigest, blockBytes: number) => "ok" | "gap";
-  /** Nothing is known any more of what the node's caches hold. */
+  /** The agent holds a call whose router is gone, or holds it no longer. */
+  readonly onHeld: (news: HeldCall) => void;
+  /** Nothing is known any more of what the node's caches hold, nor of the calls that it holds. */
   readonly onForget: () => void;
 }
 
@@ -131,11 +136,25 @@ export class Link {
     if (state.kind !== "up" || state.retiring || this.#retired) return undefined;
     if (replica?.state !== ReplicaState.READY) return undefined;
     const number = this.#nextNumber++;
+    this.#queue.start(number, start);
+    return this.#run(number, replica, state.silence, events);
+  }
+
+  /** As `start`, for a call that the agent holds, whatever its replica takes besides. */
+  resume(resume: LinkResume, events: LinkCallEvents): LinkCall | undefined {
+    const state = this.#state;
+    const replica = this.#replicas.get(resume.replicaId);
+    if (state.kind !== "up" || !replica) return undefined;
+    const number = this.#nextNumber++;
+    this.#queue.resume(number, resume);
+    return this.#run(number, replica, state.silence, events);
+  }
+
+  #run(number: number, replica: LinkReplica, silence: Silence, events: LinkCallEvents): LinkCall {
     replica.inFlight += 1;
     this.#calls.set(number, { replica, events });
-    this.#queue.start(number, start);
     this.#flushSoon();
-    state.silence.tighten();
+    silence.tighten();
     return {
       cancel: () => {
         if (!this.#calls.has(number)) return;
@@ -188,7 +207,7 @@ export class Link {
   }
 
   #connect(): void {
-    const { target, transport, routerId, connectTimeoutMs, clock } = this.#options;
+    const { target, transport, routerId, instanceId, connectTimeoutMs, clock } = this.#options;
     const timer = clock.setTimer(connectTimeoutMs, () =>
       this.#lose(stream, new Error(`no hello within ${connectTimeoutMs} ms`)),
     );
@@ -198,7 +217,7 @@ export class Link {
       onEnd: (cause) => this.#lose(stream, cause ?? new Error("the agent ended the stream")),
     });
     this.#state = { kind: "greeting", stream, timer };
-    const value = { versions: [protocolVersion], routerId };
+    const value = { versions: [protocolVersion], routerId, instanceId };
     const hello = toBinary(ConnectRequestSchema, create(ConnectRequestSchema, { frame: { case: "hello", value } }));
     stream.send(hello, 0, hello.length);
   }
@@ -240,6 +259,7 @@ export class Link {
         this.#queue.resendPrefixes(digest.replicaId);
         this.#flushSoon();
       },
+      onHeld: (news) => this.#options.onHeld(news),
       // Unknown numbers are calls of a stream before this one; they cannot come, and must not harm.
       call: (number): DeltaSink | undefined => this.#calls.get(number)?.events,
       onCallEnd: (number, end) => {
@@ -280,6 +300,7 @@ export class Link {
     this.#failures = 0;
     for (const info of hello.replicas) this.#setReplica(info);
     this.#prefixBlockBytes = hello.prefixBlockBytes;
+    for (const held of hello.heldCalls) this.#options.onHeld(held);
     const silence = new Silence({
       clock,
       heartbeatMs: Math.max(1, hello.heartbeatIntervalMs),

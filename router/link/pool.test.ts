@@ -20,11 +20,13 @@ afterEach(async () => {
 function newPool(): LinkPool {
   const pool = new LinkPool({
     routerId: "router",
+    instanceId: "router_1",
     subset: new NodeSubset({ routerId: "router", routers: [], maxLinks: 0 }),
     transport: createWireLinkTransport({ connectTimeoutMs: 2_000, clock: systemClock }),
     connectTimeoutMs: 2_000,
     onPrefixes: () => "ok",
     onForget: () => {},
+    onHeld: () => {},
     onLoad: () => {},
     clock: systemClock,
     random: seededRandom(1),

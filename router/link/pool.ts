@@ -1,4 +1,4 @@
-import type { PrefixDigest } from "#gen/helixmesh/link/v1/link_pb.ts";
+import type { HeldCall, PrefixDigest } from "#gen/helixmesh/link/v1/link_pb.ts";
 import { Backoff } from "#kernel/backoff.ts";
 import type { Clock } from "#kernel/clock.ts";
 import type { Logger } from "#kernel/log.ts";
@@ -6,7 +6,7 @@ import type { Metrics } from "#kernel/metrics.ts";
 import type { Random } from "#kernel/random.ts";
 import type { IndexedSnapshot } from "../discovery/snapshot.ts";
 import type { ReplicaView } from "../routing/replica-view.ts";
-import type { LinkStart } from "./call-queue.ts";
+import type { LinkResume, LinkStart } from "./call-queue.ts";
 import { Link, type LinkCall, type LinkCallEvents } from "./link.ts";
 import { type LinkMetrics, linkMetrics } from "./link-metrics.ts";
 import type { NodeSubset } from "./node-subset.ts";
@@ -14,6 +14,8 @@ import type { LinkTransport } from "./transport.ts";
 
 export interface PoolOptions {
   readonly routerId: string;
+  /** This process: see link.v1 RouterHello. */
+  readonly instanceId: string;
   readonly transport: LinkTransport;
   readonly subset: NodeSubset;
   readonly connectTimeoutMs: number;
@@ -25,7 +27,9 @@ export interface PoolOptions {
   readonly onPrefixes: (nodeId: string, digest: PrefixDigest, blockBytes: number) => "ok" | "gap";
   /** A replica's load came. */
   readonly onLoad: (nodeId: string, replicaId: string) => void;
-  /** Nothing is known any more of what the node's caches hold: its link is down. */
+  /** The node holds a call whose router is gone, or holds it no longer. */
+  readonly onHeld: (nodeId: string, news: HeldCall) => void;
+  /** Nothing is known any more of what the node's caches hold, nor of the calls that it holds: its link is down. */
   readonly onForget: (nodeId: string) => void;
 }
 
@@ -76,6 +80,11 @@ export class LinkPool {
     return this.#links.get(nodeId)?.start(start, events);
   }
 
+  /** Undefined when the node's link is down. */
+  resume(nodeId: string, resume: LinkResume, events: LinkCallEvents): LinkCall | undefined {
+    return this.#links.get(nodeId)?.resume(resume, events);
+  }
+
   /**
    * Calls `listener` whenever a replica may have become ready or stopped to be, with its node or, when it may be of any,
    * without; in the order of subscription, until the returned function is called.
@@ -103,12 +112,13 @@ export class LinkPool {
   }
 
   #newLink(nodeId: string, target: { address: string; token: string }): Link {
-    const { routerId, transport, connectTimeoutMs, clock, random, logger, onPrefixes, onForget, onLoad } =
-      this.#options;
+    const { routerId, instanceId, transport, connectTimeoutMs, clock, random, logger } = this.#options;
+    const { onPrefixes, onForget, onLoad, onHeld } = this.#options;
     return new Link({
       nodeId,
       target,
       routerId,
+      instanceId,
       transport,
       connectTimeoutMs,
       backoff: new Backoff({ initialMs: 100, maxMs: 5_000 }, random),
@@ -117,6 +127,7 @@ export class LinkPool {
       metrics: this.#metrics,
       onChange: () => this.#changed(nodeId),
       onPrefixes: (digest, blockBytes) => onPrefixes(nodeId, digest, blockBytes),
+      onHeld: (news) => onHeld(nodeId, news),
       onForget: () => onForget(nodeId),
       onLoad: (replicaId) => onLoad(nodeId, replicaId),
     });

@@ -14,6 +14,7 @@ function reading(known: readonly number[] = [1, 2]) {
     onReplica: (info) => void heard.push(["replica", info.replicaId]),
     onLoad: (replicaId, _bytes, start, end) => void heard.push(["load", replicaId, end > start]),
     onPrefixes: (digest) => void heard.push(["prefixes", digest.replicaId, digest.added]),
+    onHeld: ({ callId, released }) => void heard.push(["held", callId, released]),
     call: (number) =>
       known.includes(number)
         ? {
@@ -56,6 +57,7 @@ describe("a response reader", () => {
           loads: [{ replicaId: "r", running: 1 }],
           replicas: [{ replicaId: "r" }],
           prefixes: [{ replicaId: "r", added: [7] }],
+          heldCalls: [{ callId: "c", released: true }],
         },
       }),
     );
@@ -63,6 +65,7 @@ describe("a response reader", () => {
       ["load", "r", true],
       ["replica", "r"],
       ["prefixes", "r", [7]],
+      ["held", "c", true],
       [1, "a"],
       [1, "b"],
       [1, 2],

@@ -5,6 +5,8 @@ import {
   type CallEnd,
   ConnectResponseSchema,
   CallDeltaSchema,
+  type HeldCall,
+  HeldCallSchema,
   type PrefixDigest,
   PrefixDigestSchema,
   type ReplicaInfo,
@@ -27,6 +29,7 @@ export interface ResponseSink {
   /** One encoded ReplicaLoad. */
   onLoad(replicaId: string, bytes: Buffer, start: number, end: number): void;
   onPrefixes(digest: PrefixDigest): void;
+  onHeld(news: HeldCall): void;
   /** Where the deltas of a call go; undefined when it is over. */
   call(number: number): DeltaSink | undefined;
   /** After all else of its last delta. */
@@ -83,7 +86,7 @@ export class ResponseReader {
       else if (scanner.is(step.replicas)) sink.onReplica(decode(ReplicaInfoSchema, bytes, scanner.start, scanner.end));
       else if (scanner.is(step.prefixes)) {
         sink.onPrefixes(decode(PrefixDigestSchema, bytes, scanner.start, scanner.end));
-      }
+      } else if (scanner.is(step.heldCalls)) sink.onHeld(decode(HeldCallSchema, bytes, scanner.start, scanner.end));
     }
     scanner.reset(bytes, start, end);
     for (let left = deltas; left > 0 && scanner.next();) {

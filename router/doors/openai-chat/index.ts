@@ -1,3 +1,4 @@
+import { eventIds } from "../openai/event-id.ts";
 import type { Endpoint, Exchange } from "../openai/exchange.ts";
 import { answerGeneration } from "../openai/generation.ts";
 import { readChatRequest } from "./request.ts";
@@ -7,10 +8,10 @@ import { chatAnswer } from "./response.ts";
 export const chatCompletions: Endpoint = {
   door: "openai-chat",
   async answer(exchange: Exchange): Promise<void> {
-    const { body, context, deps } = exchange;
+    const { body, context } = exchange;
     const request = readChatRequest(body);
-    const created = Math.floor(deps.clock.nowMs() / 1000);
-    const answer = chatAnswer({ callId: context.callId, created, request });
+    const ids = eventIds(exchange, request.stream, 1);
+    const answer = chatAnswer({ callId: context.callId, ids, request });
     await answerGeneration(exchange, [request.generate], request.stream, answer);
   },
 };

@@ -12,9 +12,11 @@ const finished: ScriptedEvent = {
   value: { usage: { promptTokens: 5, cachedTokens: 2, completionTokens: 3 } },
 };
 
+const ids = { created: 1_700_000_000, idPrefix: "call_1:x:", had: 0 };
+
 function answer(parameters: object, events: readonly ScriptedEvent[]): string {
   const request = readChatRequest({ model: "alias", messages: [{ role: "user", content: "Hi" }], ...parameters });
-  const translation = chatAnswer({ callId: "call_1", created: 1_700_000_000, request });
+  const translation = chatAnswer({ callId: "call_1", ids, request });
   const parts = events.map((event) => translation.take(create(GenerateResponseSchema, { event }), 0));
   return parts.join("") + translation.end();
 }
@@ -22,7 +24,7 @@ function answer(parameters: object, events: readonly ScriptedEvent[]): string {
 function chunks(parameters: object, events: readonly ScriptedEvent[]): unknown[] {
   const lines = answer({ stream: true, ...parameters }, events).split("\n\n");
   expect(lines.slice(-2)).toEqual(["data: [DONE]", ""]);
-  return lines.slice(0, -2).map((line) => JSON.parse(line.replace(/^data: /, "")) as unknown);
+  return lines.slice(0, -2).map((event) => JSON.parse(/^data: (.*)\nid: /.exec(event)?.[1] ?? "") as unknown);
 }
 
 const head = {
@@ -106,7 +108,7 @@ describe("a streamed chat answer", () => {
     const parameters = { n: 2, stream: true };
     const decoded = answer(parameters, [started, ...texts, finished]);
     const request = readChatRequest({ model: "alias", messages: [{ role: "user", content: "Hi" }], ...parameters });
-    const translation = chatAnswer({ callId: "call_1", created: 1_700_000_000, request });
+    const translation = chatAnswer({ callId: "call_1", ids, request });
     const plain = new PlainDelta();
     let skipped = 0;
     const parts = [started, ...texts, finished].map((event) => {
@@ -123,7 +125,7 @@ describe("a streamed chat answer", () => {
 
   test("sends nothing before the first delta", () => {
     const request = readChatRequest({ model: "m", messages: [{ role: "user", content: "" }], stream: true });
-    const translation = chatAnswer({ callId: "c", created: 0, request });
+    const translation = chatAnswer({ callId: "c", ids, request });
     expect(translation.take(create(GenerateResponseSchema, { event: started }), 0)).toBe("");
   });
 

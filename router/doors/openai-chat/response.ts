@@ -5,6 +5,7 @@ import {
   type ToolCallDelta,
 } from "#gen/helixmesh/inference/v1/inference_pb.ts";
 import type { GenerationAnswer } from "../openai/answer.ts";
+import type { EventIds } from "../openai/event-id.ts";
 import { systemFingerprint } from "../openai/fingerprint.ts";
 import { finiteLogprob } from "../openai/logprob.ts";
 import { type ChunkFormat, StreamedAnswer } from "../openai/streamed-answer.ts";
@@ -13,16 +14,16 @@ import type { ChatRequest } from "./request.ts";
 
 export interface ChatAnswerOptions {
   readonly callId: string;
-  /** Unix seconds. */
-  readonly created: number;
+  readonly ids: EventIds;
   readonly request: ChatRequest;
 }
 
 export function chatAnswer(options: ChatAnswerOptions): GenerationAnswer {
   const { generate, stream, includeUsage } = options.request;
   const { model } = generate;
+  const { ids } = options;
   const choiceCount = Math.max(1, generate.choiceCount);
-  if (stream) return new StreamedAnswer(new ChatChunks(options), { model, calls: 1, choiceCount, includeUsage });
+  if (stream) return new StreamedAnswer(new ChatChunks(options), { model, calls: 1, choiceCount, includeUsage, ids });
   return new WholeAnswer(wholeChat(options), { model, calls: 1, choiceCount });
 }
 
@@ -37,7 +38,7 @@ function head(
   return {
     id: `chatcmpl-${options.callId}`,
     object,
-    created: options.created,
+    created: options.ids.created,
     model,
     ...(serviceTier === undefined ? {} : { service_tier: "default" }),
     system_fingerprint: systemFingerprint(model, unrepeatable),

@@ -1,3 +1,4 @@
+import { eventIds } from "../openai/event-id.ts";
 import type { Endpoint, Exchange } from "../openai/exchange.ts";
 import { answerGeneration } from "../openai/generation.ts";
 import { readCompletionRequest } from "./request.ts";
@@ -7,10 +8,10 @@ import { completionAnswer } from "./response.ts";
 export const completions: Endpoint = {
   door: "openai-completions",
   async answer(exchange: Exchange): Promise<void> {
-    const { body, context, deps } = exchange;
+    const { body, context } = exchange;
     const request = readCompletionRequest(body);
-    const created = Math.floor(deps.clock.nowMs() / 1000);
-    const answer = completionAnswer({ callId: context.callId, created, request });
+    const ids = eventIds(exchange, request.stream, request.generates.length);
+    const answer = completionAnswer({ callId: context.callId, ids, request });
     await answerGeneration(exchange, request.generates, request.stream, answer);
   },
 };

@@ -1,5 +1,6 @@
 import { type Delta, FinishReason, type TokenLogprob } from "#gen/helixmesh/inference/v1/inference_pb.ts";
 import type { GenerationAnswer } from "../openai/answer.ts";
+import type { EventIds } from "../openai/event-id.ts";
 import { systemFingerprint } from "../openai/fingerprint.ts";
 import { finiteLogprob } from "../openai/logprob.ts";
 import { type ChunkFormat, StreamedAnswer } from "../openai/streamed-answer.ts";
@@ -8,15 +9,14 @@ import type { CompletionRequest } from "./request.ts";
 
 export interface CompletionAnswerOptions {
   readonly callId: string;
-  /** Unix seconds. */
-  readonly created: number;
+  readonly ids: EventIds;
   readonly request: CompletionRequest;
 }
 
 export function completionAnswer(options: CompletionAnswerOptions): GenerationAnswer {
   const { generates, choiceCount, stream, includeUsage } = options.request;
   const common = { model: generates[0]?.model ?? "", calls: generates.length, choiceCount };
-  if (stream) return new StreamedAnswer(new CompletionChunks(options), { ...common, includeUsage });
+  if (stream) return new StreamedAnswer(new CompletionChunks(options), { ...common, includeUsage, ids: options.ids });
   return new WholeAnswer(wholeCompletion(options), common);
 }
 
@@ -24,7 +24,7 @@ function head(options: CompletionAnswerOptions, model: string, unrepeatable: boo
   return {
     id: `cmpl-${options.callId}`,
     object: "text_completion",
-    created: options.created,
+    created: options.ids.created,
     model,
     system_fingerprint: systemFingerprint(model, unrepeatable),
   };

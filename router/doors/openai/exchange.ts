@@ -4,6 +4,7 @@ import type { Metrics } from "#kernel/metrics.ts";
 import type { NodeServerRequest } from "#kernel/node-handler.ts";
 import type { Principal } from "../../admission/authenticate.ts";
 import type { CallContext, Calls, Door } from "../../call/calls.ts";
+import type { LastEvent } from "./event-id.ts";
 import type { Reply } from "./reply.ts";
 
 export interface OpenAiDeps {
@@ -42,6 +43,8 @@ export interface Exchange {
   readonly body: unknown;
   readonly context: CallContext;
   readonly deps: OpenAiDeps;
+  /** The client goes on behind it with a stream that broke. */
+  readonly lastEvent: LastEvent | undefined;
   readonly reply: Reply;
   /** Aborts when the client goes away. */
   readonly signal: AbortSignal;

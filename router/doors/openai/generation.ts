@@ -86,7 +86,7 @@ class Generation {
 
   #sink(index: number): ResponseSink {
     let finished = false;
-    let sent = false;
+    let sent = (this.#exchange.lastEvent?.count ?? 0) > 0;
     const fail = (error: MeshError): void => this.#fail(error, index);
     return {
       write: (bytes, start, end) => {

@@ -123,6 +123,37 @@ describe("chat completions with the official client", () => {
     });
   });
 
+  test("have events with ids, behind any of which a client goes on that sends it back", async () => {
+    const body = JSON.stringify({ ...chat, n: 2, stream: true, stream_options: { include_usage: true } });
+    const read = async (headers: Record<string, string>) => {
+      const response = await post("/v1/chat/completions", body, headers);
+      return { id: response.headers.get("x-request-id"), events: (await response.text()).split("\n\n") };
+    };
+    const whole = await read({ "x-request-id": "mine: it" });
+    // The last two are [DONE] and what is behind it.
+    const ids = whole.events.slice(0, -2).map((event) => /\nid: (.*)$/.exec(event)?.[1] ?? "");
+    expect(ids.map((id) => id.replace(/:[0-9a-z]+:/, " "))).toEqual(ids.map((_, index) => `mine: it ${index + 1}`));
+    for (const [index, id] of ids.entries()) {
+      const rest = await read({ "last-event-id": id });
+      expect(rest).toEqual({ id: "mine: it", events: whole.events.slice(index + 1) });
+    }
+    expect(server.calls.contexts.map(({ callId, resumes }) => [callId, resumes])).toEqual([
+      ["mine: it", false],
+      ...ids.map(() => ["mine: it", true]),
+    ]);
+  });
+
+  test.each([
+    ["an id that is none of ours", "/v1/chat/completions", { ...chat, stream: true }, "42"],
+    ["an answer that is whole", "/v1/chat/completions", chat, "call:x:1"],
+    ["two prompts", "/v1/completions", { model: "m", prompt: ["a", "b"], stream: true }, "call:x:1"],
+  ])("cannot be resumed with %s", async (_what, path, body, lastEventId) => {
+    const response = await post(path, JSON.stringify(body), { "last-event-id": lastEventId });
+    expect(response.status).toBe(400);
+    expect(await response.json()).toMatchObject({ error: { param: "last-event-id", code: "invalid_request" } });
+    expect(server.calls.generated).toEqual([]);
+  });
+
   test("have a failure's own status when it comes before the first text", async () => {
     const started: ScriptedEvent = { case: "started", value: { model: "pocket" } };
     const error = new MeshError(Reason.OVERLOADED, "No room now.", { retryAfterMs: 2_000 });

@@ -6,6 +6,7 @@ import { explanationText } from "../../routing/explain.ts";
 import { explainHeader, routingHints } from "../../routing/hints.ts";
 import { modelList, oneModel, readModelId } from "../openai-models/index.ts";
 import { checkContentType, discardRest, readBody } from "./body.ts";
+import { readLastEventId } from "./event-id.ts";
 import type { HttpRequest, HttpResponse, OpenAiDeps } from "./exchange.ts";
 import { Reply } from "./reply.ts";
 import { requestId } from "./request-id.ts";
@@ -57,8 +58,12 @@ async function answer(
       clock: deps.clock,
     }),
   );
+  const lastEvent =
+    target.endpoint.door === "openai-embeddings" ? undefined : readLastEventId(request.headers["last-event-id"]);
+  if (lastEvent) reply.header("x-request-id", lastEvent.callId);
   const context = {
-    callId,
+    callId: lastEvent?.callId ?? callId,
+    resumes: lastEvent !== undefined,
     door: target.endpoint.door,
     principal,
     timeoutMs: undefined,
@@ -68,7 +73,7 @@ async function answer(
       (explanation) => reply.header(explainHeader, explanationText(explanation)),
     ),
   };
-  return target.endpoint.answer({ body, context, deps, reply, signal });
+  return target.endpoint.answer({ body, context, deps, lastEvent, reply, signal });
 }
 
 /** W3C Trace Context, section 3.2; anything else counts as absent, as the specification asks. */

@@ -1,5 +1,6 @@
 import type { Delta, GenerateResponse } from "#gen/helixmesh/inference/v1/inference_pb.ts";
 import type { AnswerOptions, GenerationAnswer } from "./answer.ts";
+import type { EventIds } from "./event-id.ts";
 import type { PlainDelta } from "./plain-delta.ts";
 import { UsageSum } from "./usage.ts";
 
@@ -15,6 +16,7 @@ export interface ChunkFormat {
 
 export interface StreamedAnswerOptions extends AnswerOptions {
   readonly includeUsage: boolean;
+  readonly ids: EventIds;
 }
 
 /** Stands for the text in a chunk that is formatted once. */
@@ -26,6 +28,9 @@ export class StreamedAnswer implements GenerationAnswer {
   readonly #options: StreamedAnswerOptions;
   readonly #usage = new UsageSum();
   readonly #tail: string;
+  /** Of the line behind an event's data, up to its count. */
+  readonly #idLine: string | undefined;
+  #count = 0;
   #model: string | undefined;
   /** All of a chunk before its choices, formatted once. */
   #head = "";
@@ -35,7 +40,9 @@ export class StreamedAnswer implements GenerationAnswer {
   constructor(format: ChunkFormat, options: StreamedAnswerOptions) {
     this.#format = format;
     this.#options = options;
-    this.#tail = options.includeUsage ? ',"usage":null}\n\n' : "}\n\n";
+    this.#tail = options.includeUsage ? ',"usage":null}\n' : "}\n";
+    const { idPrefix } = options.ids;
+    this.#idLine = idPrefix === undefined ? undefined : `id: ${idPrefix}`;
     this.#setModel(options.model);
   }
 
@@ -58,15 +65,26 @@ export class StreamedAnswer implements GenerationAnswer {
   takePlain(delta: PlainDelta, call: number): string | undefined {
     const chunk = this.#textChunks[call * this.#options.choiceCount + delta.choiceIndex];
     if (chunk === undefined) return undefined;
-    return delta.text === "" ? "" : chunk.before + delta.json + chunk.after;
+    return delta.text === "" ? "" : this.#event(chunk.before + delta.json + chunk.after);
   }
 
   /** What it took without sending anything was Started and deltas without a chunk, of which nothing is kept. */
   restart(): void {}
 
   end(): string {
-    const usage = this.#options.includeUsage ? `${this.#head}[],"usage":${JSON.stringify(this.#usage)}}\n\n` : "";
+    const { includeUsage } = this.#options;
+    const usage = includeUsage ? this.#event(`${this.#head}[],"usage":${JSON.stringify(this.#usage)}}\n`) : "";
     return `${usage}data: [DONE]\n\n`;
+  }
+
+  /**
+   * Takes the lines of an event but its id, which comes behind them: whoever has it has all of the event. "" for one
+   * that the client has.
+   */
+  #event(data: string): string {
+    this.#count += 1;
+    if (this.#count <= this.#options.ids.had) return "";
+    return this.#idLine === undefined ? `${data}\n` : `${data}${this.#idLine}${this.#count}\n\n`;
   }
 
   #setModel(model: string): void {
@@ -82,13 +100,14 @@ export class StreamedAnswer implements GenerationAnswer {
   /** A chunk without choices says it by its fingerprint; what came before has left with the usual one. */
   #unrepeatable(): string {
     this.#setHead(this.#model ?? this.#options.model, true);
-    return `${this.#head}[]${this.#tail}`;
+    return this.#event(`${this.#head}[]${this.#tail}`);
   }
 
   #delta(delta: Delta, index: number): string {
     let out = "";
-    for (const choice of this.#format.choices(delta, index)) out += this.#chunk(choice);
-    if (out !== "" && this.#textChunks[index] === undefined) {
+    const choices = this.#format.choices(delta, index);
+    for (const choice of choices) out += this.#event(this.#chunk(choice));
+    if (choices.length > 0 && this.#textChunks[index] === undefined) {
       const [before = "", after = ""] = this.#chunk(this.#format.textChoice(index, mark)).split(JSON.stringify(mark));
       this.#textChunks[index] = { before, after };
     }

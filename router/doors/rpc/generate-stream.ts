@@ -30,7 +30,8 @@ import type { Calls } from "../../call/calls.ts";
 import type { ResponseSink, RunningCall } from "../../call/sink.ts";
 import { type Explanation, explanationText } from "../../routing/explain.ts";
 import { type RoutingHints, explainHeader, routingHints } from "../../routing/hints.ts";
-import { callIdOf, requestIdHeader } from "../request-id.ts";
+import { callIdOf, requestIdHeader, resumeHeader } from "../request-id.ts";
+import { readResume } from "./resume.ts";
 
 export interface GenerateMethodOptions {
   readonly calls: Calls;
@@ -63,6 +64,9 @@ class GenerateStream implements StreamListener, ResponseSink {
   readonly #stream: WireStream;
   readonly #parts: Parts;
   readonly #callId: string;
+  /** Responses that the client has: this is the rest of a call whose router died. */
+  #had = 0;
+  #resumes = false;
   readonly #traceparent: string | undefined;
   readonly #routing: RoutingHints;
   #explanation: Explanation | undefined;
@@ -82,7 +86,7 @@ class GenerateStream implements StreamListener, ResponseSink {
   constructor(stream: WireStream, headers: HeaderList, parts: Parts) {
     this.#stream = stream;
     this.#parts = parts;
-    this.#callId = callIdOf(headers.get(requestIdHeader));
+    this.#callId = callIdOf(headers.get(resumeHeader) || headers.get(requestIdHeader));
     this.#traceparent = headers.get("traceparent");
     this.#routing = routingHints(
       (name) => headers.get(name),
@@ -96,6 +100,11 @@ class GenerateStream implements StreamListener, ResponseSink {
     });
     try {
       this.#principal = parts.authenticate(headers.get("authorization"));
+      const resume = readResume((name) => headers.get(name));
+      if (resume) {
+        this.#had = resume.after;
+        this.#resumes = true;
+      }
       this.#timeoutMs = grpcTimeoutMs(headers.get("grpc-timeout"));
       const limitMs = Math.min(parts.bodyTimeoutMs ?? defaultBodyTimeoutMs, this.#timeoutMs);
       this.#bodyTimer = parts.clock.setTimer(limitMs, () => this.#refuse(tooSlow(limitMs)));
@@ -139,6 +148,10 @@ class GenerateStream implements StreamListener, ResponseSink {
   }
 
   write(bytes: Uint8Array, start: number, end: number): boolean {
+    if (this.#had > 0) {
+      this.#had -= 1;
+      return true;
+    }
     this.#open();
     return this.#stream.writeWithPrefix(grpcPrefix(end - start), bytes, start, end);
   }
@@ -196,6 +209,7 @@ class GenerateStream implements StreamListener, ResponseSink {
       timeoutMs: left === Number.POSITIVE_INFINITY ? undefined : left,
       traceparent: this.#traceparent,
       routing: this.#routing,
+      resumes: this.#resumes,
     };
     this.#call = calls.generate({ request: decode(encoded), encoded }, context, this);
   }

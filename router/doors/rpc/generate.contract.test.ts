@@ -160,6 +160,24 @@ describe.each(forms)("Generate over $contentType", (form) => {
     expect(requestId).toBe("contract-1");
   });
 
+  test("resumes no call that nobody holds, and says under its id what to do", async () => {
+    const { ask, agent, counted, control } = await start(form, { flags: ["--resume-wait=0"] });
+    const gone = await ask(prompt, { headers: { "x-helixmesh-resume": "gone" } });
+    expect(gone).toMatchObject({ events: [], error: { code: Code.NotFound }, requestId: "gone" });
+    expect(gone.error?.message).toContain("Send the request without it");
+    const [detail] = gone.error?.findDetails(ErrorDetailSchema) ?? [];
+    expect(detail).toMatchObject({ reason: Reason.NOT_FOUND, field: "x-helixmesh-resume", callId: "gone" });
+    expect(await counted()).toEqual([expect.stringMatching(line(form, "failed", "not_found", ""))]);
+    const after = await ask(prompt, { headers: { "x-helixmesh-resume": "gone", "x-helixmesh-resume-after": "-1" } });
+    expect(after.error?.findDetails(ErrorDetailSchema)).toMatchObject([
+      { reason: Reason.INVALID_REQUEST, field: "x-helixmesh-resume-after" },
+    ]);
+    void agent.nextCall().then(tellStory);
+    expect((await ask(prompt, { headers: { "x-helixmesh-resume": "" } })).requestId).toBe("contract-1");
+    await control.until(() => control.usage.length > 0);
+    expect(control.usage.map(({ callId }) => callId)).toEqual(["contract-1"]);
+  });
+
   test("counts what it refuses, and a key at its limit is told when to come again", async () => {
     const { ask, agent, counted } = await start(form, { flags: ["--max-calls-per-key=1"] });
     const leaving = new AbortController();

@@ -10,6 +10,7 @@ import { explanationText } from "../../routing/explain.ts";
 import { explainHeader, routingHints } from "../../routing/hints.ts";
 import { requestIdHeader } from "../request-id.ts";
 import { decodedResponse, relayedResponse } from "./relay-bytes.ts";
+import { readResume } from "./resume.ts";
 
 /** Who calls, set before a handler runs and before anything of the body is read. */
 export const callerKey = createContextKey<Principal | undefined>(undefined, { description: "who calls" });
@@ -33,11 +34,16 @@ export function inferenceService(calls: Calls): ServiceImpl<typeof InferenceServ
     async *generate(request, context) {
       const isJson = /json/.test(context.requestHeader.get("content-type") ?? "");
       const toMessage = isJson ? decodedResponse : relayedResponse;
-      const about = callContext(context);
+      const resume = readResume((name) => context.requestHeader.get(name));
+      const about = { ...callContext(context), resumes: resume !== undefined };
+      let had = resume?.after ?? 0;
       const { signal } = context;
       const cutClient = context.values.get(cutResponse);
       const outbox = new Outbox((sink) => calls.generate({ request }, about, sink), { signal, cutClient });
-      for await (const encoded of outbox) yield toMessage(encoded);
+      for await (const encoded of outbox) {
+        if (had > 0) had -= 1;
+        else yield toMessage(encoded);
+      }
     },
     embed: (request, context) => calls.embed(request, callContext(context), context.signal),
     countTokens: (request, context) => calls.countTokens(request, callContext(context), context.signal),
