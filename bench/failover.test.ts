@@ -4,7 +4,6 @@ import { createClient } from "@connectrpc/connect";
 import { createGrpcTransport } from "@connectrpc/connect-node";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import {
-  FinishReason,
   type GenerateRequestSchema,
   type GenerateResponse,
   InferenceService,
@@ -14,38 +13,9 @@ import { EngineKind, Outcome } from "#gen/helixmesh/type/v1/type_pb.ts";
 import { seededRandom } from "#kernel/random.ts";
 import { type TestMesh, startTestMesh } from "../router/test-router.ts";
 import { AgentProcess } from "./agent-process.ts";
+import { readAnswer } from "./read-answer.ts";
 
 type Request = Exclude<MessageInitShape<typeof GenerateRequestSchema>, { $typeName: string }>;
-
-/** What a client puts together from a stream, whatever its cut; log probabilities without their rounding. */
-function read(events: readonly GenerateResponse["event"][]) {
-  const deltas = events.flatMap((event) => (event.case === "delta" ? [event.value] : []));
-  const choices = [...new Set(deltas.map((delta) => delta.choiceIndex))]
-    .sort((a, b) => a - b)
-    .map((index) => {
-      const own = deltas.filter((delta) => delta.choiceIndex === index);
-      return {
-        text: own.map((delta) => delta.text).join(""),
-        tokenIds: own.flatMap((delta) => delta.tokenIds),
-        logprobs: own.flatMap((delta) => delta.logprobs.map(({ tokenId, logprob }) => [tokenId, logprob.toFixed(1)])),
-        toolCalls: own.flatMap((delta) =>
-          delta.toolCalls.map(({ index: at, name, argumentsJson }) => [at, name, argumentsJson]),
-        ),
-        finishReasons: own.flatMap(({ finishReason }) =>
-          finishReason === FinishReason.UNSPECIFIED ? [] : [finishReason],
-        ),
-      };
-    });
-  const finished = events.flatMap((event) => (event.case === "finished" ? [event.value] : []));
-  return {
-    choices,
-    started: events.filter((event) => event.case === "started").length,
-    promptTokens: finished.map(({ usage }) => usage?.promptTokens),
-    completionTokens: finished.map(({ usage }) => usage?.completionTokens),
-    unrepeatable: finished.map(({ unrepeatable }) => unrepeatable),
-    last: events.at(-1)?.case,
-  };
-}
 
 const chat = (content: string, tools: { name: string; parametersJson: string }[] = []): Request => ({
   model: "pocket",
@@ -126,7 +96,7 @@ describe.each(subjects)("a stream whose node is killed, on $name", ({ replica, r
     }
     const settled = () => mesh.control.usage.find((record) => record.callId === callId);
     await mesh.control.until(() => settled() !== undefined);
-    return { answer: read(events), responses: events.length, record: settled() };
+    return { answer: readAnswer(events), responses: events.length, record: settled() };
   }
 
   /** One try each until it did break before the end: what a killed node sent before is still to be read. */

@@ -129,6 +129,29 @@ describe("recording", () => {
     }
   });
 
+  test("counts a call once that another router resumed, whoever reports first, and one that nobody did to its break", async () => {
+    const counts = (completionTokens: number) => ({ usage: { promptTokens: 10, cachedTokens: 4, completionTokens } });
+    const toTheBreak = seenByAgent("c1", { outcome: Outcome.CANCELLED, ...counts(2) });
+    const whole = seenByAgent("c1", { startedAtMs: BigInt(startMs + 700), ...counts(9) });
+    // As the router that died had it, should that have reported too.
+    const relayed = call("c1", { ...counts(9), durationMs: 900n });
+    const [dead, second]: Reporter[] = [router, { kind: "router", routerId: "router-2" }];
+    const reports = [
+      () => ledger.recordUsage([toTheBreak], agent),
+      () => ledger.recordUsage([whole], agent),
+      () => ledger.recordUsage([relayed], second ?? router),
+      () => ledger.recordUsage([relayed], dead ?? router),
+    ];
+    for (const order of [reports, reports.toReversed()]) {
+      await database.sql`TRUNCATE usage_records, usage_agent_reports`;
+      for (const report of order) await report();
+      expect((await entries()).map(({ record }) => record)).toEqual([relayed]);
+    }
+    await database.sql`TRUNCATE usage_records, usage_agent_reports`;
+    await ledger.recordUsage([toTheBreak], agent);
+    expect((await entries()).map(({ record }) => record?.usage?.completionTokens)).toEqual([2]);
+  });
+
   test("takes a node's word for no node but itself", async () => {
     await ledger.recordUsage([seenByAgent("c1", { nodeId: "node_other" })], agent);
     expect((await entries())[0]?.record?.nodeId).toBe("node_1");
