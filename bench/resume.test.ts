@@ -112,18 +112,21 @@ async function askGrpc(
   { url, key }: Router,
   request: Request,
   headers: object,
-  onEvent: (count: number) => void = () => {},
+  onEvent: (count: number, event: GenerateResponse["event"]) => void = () => {},
 ) {
   const client = createClient(InferenceService, createGrpcTransport({ baseUrl: url }));
   return readStream(client.generate(request, { headers: { authorization: `Bearer ${key}`, ...headers } }), onEvent);
 }
 
-async function readStream(stream: AsyncIterable<GenerateResponse>, onEvent: (count: number) => void = () => {}) {
+async function readStream(
+  stream: AsyncIterable<GenerateResponse>,
+  onEvent: (count: number, event: GenerateResponse["event"]) => void = () => {},
+) {
   const events: GenerateResponse["event"][] = [];
   try {
     for await (const { event } of stream) {
       events.push(event);
-      onEvent(events.length);
+      onEvent(events.length, event);
     }
   } catch (error) {
     return { events, error: ConnectError.from(error) };
@@ -366,5 +369,46 @@ test("a stream goes on at the same address where another worker has it", async (
     await many.close();
     await mesh.close();
     await agent.close();
+  }
+});
+
+test("a stream goes on whose node dies, and then its router", async () => {
+  const engine = { engine: EngineKind.SIM, engineOptions: { time_scale: "0.5" } };
+  const desired = { ...engine, model: "pocket", deployment: "pocket-deployment" };
+  const agents = await Promise.all(
+    [1, 2].map((n) => AgentProcess.start({ nodeId: `node-${n}`, replica: { ...desired, replicaId: `replica-${n}` } })),
+  );
+  const mesh = await startTestMesh({ agents: [], outside: agents });
+  const keyFile = join(mesh.stateDir, "router-key");
+  const doomed = await RouterProcess.start({ routerId: "doomed", controlUrl: mesh.control.url, keyFile });
+  try {
+    const request: Request = { ...story, sampling: { temperature: 1, seed: 5n } };
+    const whole = readAnswer((await askGrpc(mesh, request, {})).events);
+    let nodeId = "";
+    const started = (event: GenerateResponse["event"]): void => {
+      if (event.case === "started") nodeId = event.value.nodeId;
+    };
+    const first = await askGrpc(
+      { url: doomed.url, key: mesh.key },
+      request,
+      { "x-request-id": "both" },
+      (count, event) => {
+        started(event);
+        if (count === 20) agents.find((agent) => agent.nodeId === nodeId)?.kill();
+        // What the killed node had sent is behind by then.
+        if (count === 120) doomed.kill();
+      },
+    );
+    expect(first.error).toBeDefined();
+    const headers = { "x-helixmesh-resume": "both", "x-helixmesh-resume-after": String(first.events.length) };
+    const rest = await askGrpc(mesh, request, headers);
+    expect(rest.error).toBeUndefined();
+    expect(readAnswer([...first.events, ...rest.events])).toEqual(whole);
+    const usage = { completionTokens: 200 };
+    expect(await settled(mesh, "both")).toMatchObject([{ outcome: Outcome.COMPLETED, attempts: 2, usage }]);
+  } finally {
+    await doomed.close();
+    await mesh.close();
+    await Promise.all(agents.map((agent) => agent.close()));
   }
 });
