@@ -73,10 +73,10 @@ export class Attempt implements LinkCallEvents {
     if (!this.#left) this.#owner.onResponse(this, bytes, start, end);
   }
 
-  onTokens(count: number): void {
+  onTokens(count: number, nowMs: number): void {
     if (this.#left) return;
-    this.#progressMs = this.#parts.clock.monotonicMs();
-    this.#owner.onTokens(count, this.#progressMs);
+    this.#progressMs = nowMs;
+    this.#owner.onTokens(count, nowMs);
   }
 
   onEnd(end: CallEnd): void {

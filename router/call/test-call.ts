@@ -27,13 +27,20 @@ import type { Drawing } from "./continuity.ts";
 import type { Settlement } from "./settle.ts";
 import type { ResponseSink } from "./sink.ts";
 
+/** What went out over a link. */
+interface Dispatched {
+  readonly events: LinkCallEvents;
+  readonly clock: ManualClock;
+  cancelled: boolean;
+}
+
 /** Links under the test's control, in the place of the pool. */
 class ScriptedLinks implements CallLinks {
   readonly ready = new Set<string>();
   /** Ready replicas whose batch is full. */
   readonly full = new Set<string>();
-  readonly starts: { readonly start: LinkStart; readonly events: LinkCallEvents; cancelled: boolean }[] = [];
-  readonly resumes: { readonly resume: LinkResume; readonly events: LinkCallEvents; cancelled: boolean }[] = [];
+  readonly starts: (Dispatched & { readonly start: LinkStart })[] = [];
+  readonly resumes: (Dispatched & { readonly resume: LinkResume })[] = [];
   /** The node of a held call can be asked. */
   reachable = true;
   readonly #listeners = new Set<() => void>();
@@ -41,9 +48,11 @@ class ScriptedLinks implements CallLinks {
   /** Each in turn, from r1. */
   readonly routes: Routes;
 
+  readonly #clock: ManualClock;
   readonly #forgetful: readonly string[];
 
   constructor(clock: ManualClock, snapshot: ReturnType<typeof discovered>, forgetful: readonly string[]) {
+    this.#clock = clock;
     this.#forgetful = forgetful;
     const metrics = routingMetrics(new Metrics("test"));
     const random = seededRandom(1);
@@ -74,14 +83,14 @@ class ScriptedLinks implements CallLinks {
   start(_nodeId: string, start: LinkStart, events: LinkCallEvents) {
     // Copied, as a real link does.
     const relayed = start.relayed.map((response) => new Uint8Array(response));
-    const entry = { start: { ...start, relayed }, events, cancelled: false };
+    const entry = { start: { ...start, relayed }, events, clock: this.#clock, cancelled: false };
     this.starts.push(entry);
     return { cancel: () => void (entry.cancelled = true) };
   }
 
   resume(_nodeId: string, resume: LinkResume, events: LinkCallEvents) {
     if (!this.reachable) return undefined;
-    const entry = { resume, events, cancelled: false };
+    const entry = { resume, events, clock: this.#clock, cancelled: false };
     this.resumes.push(entry);
     return { cancel: () => void (entry.cancelled = true) };
   }
@@ -245,7 +254,7 @@ export function begin(options: Options = {}) {
 
 /** One step's news of a call, lent. */
 export function send(
-  { events }: { readonly events: LinkCallEvents },
+  { events, clock }: Pick<Dispatched, "events" | "clock">,
   responses: readonly Uint8Array[],
   tokens: number,
 ): void {
@@ -254,7 +263,7 @@ export function send(
     events.onResponse(lent, 1, lent.length);
     lent.fill(0xff);
   }
-  if (tokens > 0) events.onTokens(tokens);
+  if (tokens > 0) events.onTokens(tokens, clock.monotonicMs());
 }
 
 function never(): never {

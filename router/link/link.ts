@@ -57,8 +57,11 @@ export interface LinkOptions {
 export interface LinkCallEvents {
   /** One encoded response, in order. The bytes are lent for the call: copy what must last. */
   onResponse(bytes: Uint8Array, start: number, end: number): void;
-  /** After the responses of one step: how many tokens were generated for them, at least one. */
-  onTokens(count: number): void;
+  /**
+   * After the responses of one step: how many tokens were generated for them, at least one, and when the step came on
+   * the monotonic clock, milliseconds.
+   */
+  onTokens(count: number, nowMs: number): void;
   /** Last, once. A lost link ends its calls with NODE_LOST. */
   onEnd(end: CallEnd): void;
 }
@@ -225,8 +228,9 @@ export class Link {
   #onMessage(stream: LinkStream, bytes: Buffer, start: number, end: number): void {
     const state = this.#state;
     if ((state.kind !== "up" && state.kind !== "greeting") || state.stream !== stream) return;
-    if (state.kind === "up") state.silence.heard();
-    this.#reader.read(bytes, start, end);
+    const nowMs = this.#options.clock.monotonicMs();
+    if (state.kind === "up") state.silence.heard(nowMs);
+    this.#reader.read(bytes, start, end, nowMs);
   }
 
   #sink(): ResponseSink {

@@ -19,7 +19,7 @@ function reading(known: readonly number[] = [1, 2]) {
       known.includes(number)
         ? {
             onResponse: (bytes, start, end) => void heard.push([number, bytes.toString("latin1", start, end)]),
-            onTokens: (count) => void heard.push([number, count]),
+            onTokens: (count, nowMs) => void heard.push([number, count, nowMs]),
           }
         : undefined,
     onCallEnd: (number, end) => void heard.push([number, "end", end.reason]),
@@ -28,7 +28,7 @@ function reading(known: readonly number[] = [1, 2]) {
   const read = (bytes: Uint8Array): void => {
     // Somewhere in a read buffer.
     const lent = Buffer.concat([Buffer.from("##"), bytes, Buffer.from("##")]);
-    reader.read(lent, 2, lent.length - 2);
+    reader.read(lent, 2, lent.length - 2, 7);
   };
   return { heard, read };
 }
@@ -68,7 +68,7 @@ describe("a response reader", () => {
       ["held", "c", true],
       [1, "a"],
       [1, "b"],
-      [1, 2],
+      [1, 2, 7],
       [1, "end", Reason.ENGINE_FAILED],
       [2, ""],
       ["step", 3],
@@ -82,7 +82,7 @@ describe("a response reader", () => {
     read(Uint8Array.from([0x12, step.length, ...step]));
     expect(heard).toEqual([
       [2, "a"],
-      [2, 3],
+      [2, 3, 7],
       ["step", 1],
     ]);
   });

@@ -39,7 +39,7 @@ export interface ResponseSink {
 
 export interface DeltaSink {
   onResponse(bytes: Buffer, start: number, end: number): void;
-  onTokens(count: number): void;
+  onTokens(count: number, nowMs: number): void;
 }
 
 // So that a renumbered field shows here and not on a live link.
@@ -58,13 +58,16 @@ export class ResponseReader {
   readonly #message = new ProtoScanner();
   readonly #step = new ProtoScanner();
   readonly #inner = new ProtoScanner();
+  /** One look at the clock serves all tokens of a step. */
+  #nowMs = 0;
 
   constructor(sink: ResponseSink) {
     this.#sink = sink;
   }
 
-  /** One ConnectResponse. @throws MeshError for what is none */
-  read(bytes: Buffer, start: number, end: number): void {
+  /** One ConnectResponse, which came at `nowMs` of the monotonic clock. @throws MeshError for what is none */
+  read(bytes: Buffer, start: number, end: number, nowMs: number): void {
+    this.#nowMs = nowMs;
     const message = this.#message;
     message.reset(bytes, start, end);
     while (message.next()) {
@@ -132,7 +135,7 @@ export class ResponseReader {
         default:
       }
     }
-    if (tokens > 0) call.onTokens(tokens);
+    if (tokens > 0) call.onTokens(tokens, this.#nowMs);
     if (endStart >= 0) this.#sink.onCallEnd(number, decodeEnd(bytes, endStart, endEnd));
   }
 

@@ -36,8 +36,8 @@ export class Silence {
     this.#arm(this.#limitMs());
   }
 
-  heard(): void {
-    this.#lastHeardMs = this.#options.clock.monotonicMs();
+  heard(nowMs: number): void {
+    this.#lastHeardMs = nowMs;
   }
 
   /** A call has begun: the limit may be nearer now. */
