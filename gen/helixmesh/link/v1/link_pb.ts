@@ -341,7 +341,8 @@ export type StartCall = Message<"helixmesh.link.v1.StartCall"> & {
   /**
    * Responses of this call that the client has already, in order, as an earlier replica encoded them: the replica
    * goes on right behind them, repeats none, and counts usage as if it had made all of them itself, except that
-   * completion_tokens of CallDelta counts what this replica generated. Only for METHOD_GENERATE; empty for a new call.
+   * completion_tokens of CallDelta counts what this replica generated. A replica that would have said something else
+   * ends the call with REASON_CANNOT_CONTINUE. Only for METHOD_GENERATE; empty for a new call.
    *
    * @generated from field: repeated bytes relayed = 10;
    */
