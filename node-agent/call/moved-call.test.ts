@@ -196,7 +196,7 @@ describe.each(subjects)("a Generate call that moves, on $name", ({ create, model
     });
     // Started and the first delta: how many deltas follow is the engine's pace.
     const { end, responses: more, usage } = await run(target, story, other.slice(0, 2));
-    expect(end.reason).toBe(Reason.NODE_LOST);
+    expect(end.reason).toBe(Reason.CANNOT_CONTINUE);
     expect(more).toEqual([]);
     expect(usage).toHaveLength(1);
   });
@@ -237,10 +237,15 @@ describe("the responses that a moved call comes with", () => {
   });
 
   test.each([
-    ["no Started comes first", encoded(delta(0)), story, Reason.NODE_LOST],
-    ["a choice was not asked for", encoded(started, delta(1)), story, Reason.NODE_LOST],
-    ["log probabilities are missing", encoded(started, delta(0)), { ...story, logprobs: { top: 1 } }, Reason.NODE_LOST],
-    ["one is of no known kind", [new Uint8Array(0)], story, Reason.NODE_LOST],
+    ["no Started comes first", encoded(delta(0)), story, Reason.CANNOT_CONTINUE],
+    ["a choice was not asked for", encoded(started, delta(1)), story, Reason.CANNOT_CONTINUE],
+    [
+      "log probabilities are missing",
+      encoded(started, delta(0)),
+      { ...story, logprobs: { top: 1 } },
+      Reason.CANNOT_CONTINUE,
+    ],
+    ["one is of no known kind", [new Uint8Array(0)], story, Reason.CANNOT_CONTINUE],
     ["one is no message", [Uint8Array.of(255)], story, Reason.INVALID_REQUEST],
   ] satisfies [string, Uint8Array[], Init, Reason][])(
     "are refused where %s",

@@ -4,7 +4,7 @@ import { MeshError } from "#kernel/mesh-error.ts";
 /** The end of a moved call whose beginning does not fit what this engine would have said: better no text than a wrong one. */
 export function cannotContinue(why: string): MeshError {
   return new MeshError(
-    Reason.NODE_LOST,
+    Reason.CANNOT_CONTINUE,
     `The call was begun on another node, and its replica here cannot continue it: ${why}. Call again.`,
   );
 }

@@ -215,13 +215,13 @@ export function engineContract(name: string, subject: EngineSubject): void {
         await continuesAlike(probe, asked, 0, await probe.run(asked));
       });
 
-      test("ends a moved call that cannot be its own with NODE_LOST", async () => {
+      test("ends a moved call that cannot be its own with CANNOT_CONTINUE", async () => {
         const { tokenIds } = await probe.run(ask());
         const errors = [
           await probe.begin(ask(), 0, [4_000_000]).error,
           await probe.begin(ask({ maxOutputTokens: 3 }), 0, tokenIds.slice(0, 4)).error,
         ];
-        expect(errors.map((error) => error.reason)).toEqual([Reason.NODE_LOST, Reason.NODE_LOST]);
+        expect(errors.map((error) => error.reason)).toEqual([Reason.CANNOT_CONTINUE, Reason.CANNOT_CONTINUE]);
       });
 
       /** Held at the first token, the last one, the end, and places between that differ from call to call. */

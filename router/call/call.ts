@@ -242,7 +242,7 @@ export class Call implements RunningCall, AttemptOwner {
   #leaveRepeating(attempt: Attempt): false {
     attempt.leave();
     const message = "The call was begun on another node, and its replica here began it anew.";
-    this.onEnd(attempt, create(CallEndSchema, { reason: Reason.NODE_LOST, message }));
+    this.onEnd(attempt, create(CallEndSchema, { reason: Reason.CANNOT_CONTINUE, message }));
     return false;
   }
 

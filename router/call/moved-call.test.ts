@@ -123,6 +123,15 @@ describe("a call with output", () => {
     expect(clock.pendingTimers).toBe(0);
   });
 
+  test("does not ask a replica again that would have said something else", () => {
+    const { clock, ask } = begin({ ready: ["r1", "r2"] });
+    send(ask(0), [started, delta], 1);
+    ask(0).events.onEnd(end(Reason.NODE_LOST));
+    ask(1).events.onEnd(end(Reason.CANNOT_CONTINUE));
+    clock.advance(1_000);
+    expect([0, 1, 2].map((index) => ask(index).start.replicaId)).toEqual(["r1", "r2", "r1"]);
+  });
+
   test("tries other replicas that cannot go on with it, up to a number", () => {
     const { links, client, ask } = begin({ ready: ["r1", "r2", "r3", "r4"] });
     send(ask(0), [started, delta], 1);

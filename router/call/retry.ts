@@ -9,13 +9,17 @@ export function mayRetryElsewhere(reason: Reason): boolean {
     case Reason.ENGINE_FAILED:
     case Reason.ENGINE_STALLED:
     case Reason.OVERLOADED:
+    case Reason.CANNOT_CONTINUE:
       return true;
     default:
       return false;
   }
 }
 
-/** Whether the same replica may be asked again later: one that is full said no, and waiting only adds to its queue. */
+/**
+ * Whether the same replica may be asked again later: one that is full said no, and waiting only adds to its queue; one
+ * that would have said something else will do so again.
+ */
 export function mayRetrySame(reason: Reason): boolean {
-  return mayRetryElsewhere(reason) && reason !== Reason.OVERLOADED;
+  return mayRetryElsewhere(reason) && reason !== Reason.OVERLOADED && reason !== Reason.CANNOT_CONTINUE;
 }

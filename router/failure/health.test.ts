@@ -48,6 +48,7 @@ describe("health", () => {
     ["deadlines", Reason.DEADLINE_EXCEEDED],
     ["full engines", Reason.OVERLOADED],
     ["drains", Reason.DRAINING],
+    ["moved calls that it would have answered otherwise", Reason.CANNOT_CONTINUE],
     ["contexts that are too long", Reason.CONTEXT_LENGTH_EXCEEDED],
   ])("does not count %s against a replica", (_name, reason) => {
     const { health, attempt } = setUp();

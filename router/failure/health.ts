@@ -167,8 +167,8 @@ export class Health {
 const nobody: ReadonlySet<string> = new Set();
 
 /**
- * Not the caller's mistakes, cancels and deadlines, not an engine that is full (that is measured as load), and not a
- * node that says itself that it takes no calls.
+ * Not the caller's mistakes, cancels and deadlines, not an engine that is full (that is measured as load), not a node
+ * that says itself that it takes no calls, and not a moved call that was begun in other words elsewhere.
  */
 function isReplicasFault(reason: Reason): boolean {
   switch (reason) {
