@@ -61,16 +61,13 @@ export function promptTokens(
     case "text":
       return tokenize(input.value);
     case "tokens": {
-      const wrong = input.value.ids.find((id) => id >= simVocabularySize);
-      if (wrong === undefined) return input.value.ids;
-      throw new MeshError(
-        Reason.INVALID_REQUEST,
-        `Token id ${wrong} is not in the vocabulary of ${simVocabularySize}.`,
-        {
-          field: "tokens.ids",
-          limit: `${simVocabularySize} tokens`,
-        },
-      );
+      const { ids } = input.value;
+      const foreign = ids.findIndex((id) => id >= simVocabularySize);
+      if (foreign < 0) return ids;
+      const field = `tokens.ids[${foreign}]`;
+      const limit = `${simVocabularySize} tokens`;
+      const message = `${field} is ${ids[foreign]}; this model's vocabulary has ${limit}.`;
+      throw new MeshError(Reason.INVALID_REQUEST, message, { field, limit });
     }
     case undefined:
       throw new MeshError(Reason.INVALID_REQUEST, "One of chat, prompt and tokens is required.", { field: "input" });

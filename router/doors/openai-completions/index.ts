@@ -12,6 +12,6 @@ export const completions: Endpoint = {
     const request = readCompletionRequest(body);
     const ids = eventIds(exchange, request.stream, request.generates.length);
     const answer = completionAnswer({ callId: context.callId, ids, request });
-    await answerGeneration(exchange, request.generates, request.stream, answer);
+    await answerGeneration(exchange, request.generates, request.stream, answer, request.promptPaths);
   },
 };

@@ -16,10 +16,17 @@ import {
 export interface CompletionRequest {
   /** One call a prompt, in order. */
   readonly generates: readonly GenerateRequest[];
+  /** Where each call's prompt stands in the body, such as `prompt[1]`. */
+  readonly promptPaths: readonly string[];
   /** Choices of one prompt; choice c of prompt p has the index p × choiceCount + c. */
   readonly choiceCount: number;
   readonly stream: boolean;
   readonly includeUsage: boolean;
+}
+
+interface Prompt {
+  readonly path: string;
+  readonly input: Input;
 }
 
 type Input = Extract<GenerateRequest["input"], { case: "prompt" }> | { case: "tokens"; value: { ids: number[] } };
@@ -34,7 +41,7 @@ const mostPrompts = 128;
 export function readCompletionRequest(body: unknown): CompletionRequest {
   const fields = new Fields(body, "");
   const model = readModel(fields);
-  const inputs = readPrompts(fields);
+  const prompts = readPrompts(fields);
   const choiceCount = readChoiceCount(fields);
   const top = fields.integer("logprobs", 0, 20);
   const echo = fields.boolean("echo") ?? false;
@@ -54,25 +61,31 @@ export function readCompletionRequest(body: unknown): CompletionRequest {
     echo,
     ...present({ sampling: readSampling(fields), logprobs: top === undefined ? undefined : { top } }),
   };
-  const generates = inputs.map((input) => create(GenerateRequestSchema, { ...common, input }));
+  const generates = prompts.map(({ input }) => create(GenerateRequestSchema, { ...common, input }));
+  const promptPaths = prompts.map(({ path }) => path);
   const { stream, includeUsage } = readStreamOptions(fields);
   readEndUser(fields);
   fields.noOp("best_of", [choiceCount]);
   fields.noOp("suffix", [""]);
   fields.end();
-  return { generates, choiceCount, stream, includeUsage };
+  return { generates, promptPaths, choiceCount, stream, includeUsage };
 }
 
-function readPrompts(fields: Fields): Input[] {
+function readPrompts(fields: Fields): Prompt[] {
   const prompt = fields.required("prompt", fields.raw("prompt"), "a string or an array");
-  if (typeof prompt === "string") return [{ case: "prompt", value: prompt }];
+  const path = "prompt";
+  if (typeof prompt === "string") return [{ path, input: { case: "prompt", value: prompt } }];
   if (!Array.isArray(prompt))
-    throw wrong("prompt", prompt, "a string, an array of strings, token ids, or an array of arrays of token ids");
-  if (prompt.length === 0) throw invalid("prompt", "prompt is an empty array; expected at least one entry.");
-  if (typeof prompt[0] === "number") return [{ case: "tokens", value: { ids: tokenIdsAt("prompt", prompt) } }];
-  return listAt("prompt", prompt, 1, mostPrompts).map((value, i) => {
+    throw wrong(path, prompt, "a string, an array of strings, token ids, or an array of arrays of token ids");
+  if (prompt.length === 0) throw invalid(path, "prompt is an empty array; expected at least one entry.");
+  if (typeof prompt[0] === "number") return [{ path, input: tokens(path, prompt) }];
+  return listAt(path, prompt, 1, mostPrompts).map((value, i) => {
     const path = `prompt[${i}]`;
-    if (!Array.isArray(value)) return { case: "prompt", value: textAt(path, value, 0, Number.POSITIVE_INFINITY) };
-    return { case: "tokens", value: { ids: tokenIdsAt(path, listAt(path, value, 1, Number.POSITIVE_INFINITY)) } };
+    if (Array.isArray(value)) return { path, input: tokens(path, listAt(path, value, 1, Number.POSITIVE_INFINITY)) };
+    return { path, input: { case: "prompt", value: textAt(path, value, 0, Number.POSITIVE_INFINITY) } };
   });
+}
+
+function tokens(path: string, ids: readonly unknown[]): Input {
+  return { case: "tokens", value: { ids: tokenIdsAt(path, ids) } };
 }

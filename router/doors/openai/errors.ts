@@ -34,6 +34,14 @@ export function errorBody(error: MeshError, door: Door | undefined): string {
   });
 }
 
+/** The same error, where a field of the prompt is at fault, with the prompt's place among several: `path` is "prompt[2]". */
+export function ofPrompt(error: MeshError, path: string): MeshError {
+  const field = error.field.replace(/^(?:prompt|tokens(?:\.ids)?)(?=\[|$)/, path);
+  if (field === error.field) return error;
+  const { reason, limit, retryAfterMs, cause } = error;
+  return new MeshError(reason, renamed(error.message, error.field, field), { field, limit, retryAfterMs, cause });
+}
+
 /** A message begins with the field as the core calls it; elsewhere a name such as `tokens` is a word like any other. */
 function renamed(message: string, field: string, param: string): string {
   return message.startsWith(field) ? param + message.slice(field.length) : message;

@@ -4,7 +4,7 @@ import { type GenerateRequest, GenerateResponseSchema } from "#gen/helixmesh/inf
 import { MeshError } from "#kernel/mesh-error.ts";
 import type { ResponseSink, RunningCall } from "../../call/sink.ts";
 import type { GenerationAnswer } from "./answer.ts";
-import { errorBody } from "./errors.ts";
+import { errorBody, ofPrompt } from "./errors.ts";
 import type { EventStream } from "./event-stream.ts";
 import type { Exchange } from "./exchange.ts";
 import { PlainDelta } from "./plain-delta.ts";
@@ -16,16 +16,18 @@ const plainDelta = new PlainDelta();
 
 /**
  * Runs the requests of one HTTP request and answers. A stream's status is sent with the first text, so that whatever
- * fails before has its own status; a failure after that is an event `{"error":…}` and no `[DONE]`.
+ * fails before has its own status; a failure after that is an event `{"error":…}` and no `[DONE]`. `promptPaths`: where
+ * each request's prompt stands in the body, for errors; left out where there is only one.
  */
 export function answerGeneration(
   exchange: Exchange,
   requests: readonly GenerateRequest[],
   stream: boolean,
   answer: GenerationAnswer,
+  promptPaths: readonly string[] = [],
 ): Promise<void> {
   return new Promise((resolve, reject) => {
-    const generation = new Generation(exchange, requests, stream, answer, { resolve, reject });
+    const generation = new Generation(exchange, requests, stream, answer, promptPaths, { resolve, reject });
     generation.begin();
   });
 }
@@ -40,6 +42,7 @@ class Generation {
   readonly #requests: readonly GenerateRequest[];
   readonly #stream: boolean;
   readonly #answer: GenerationAnswer;
+  readonly #promptPaths: readonly string[];
   readonly #outcome: Outcome;
   /** Calls in flight by the index of their request; undefined while one is being begun. */
   readonly #running = new Map<number, RunningCall | undefined>();
@@ -53,12 +56,14 @@ class Generation {
     requests: readonly GenerateRequest[],
     stream: boolean,
     answer: GenerationAnswer,
+    promptPaths: readonly string[],
     outcome: Outcome,
   ) {
     this.#exchange = exchange;
     this.#requests = requests;
     this.#stream = stream;
     this.#answer = answer;
+    this.#promptPaths = promptPaths;
     this.#outcome = outcome;
   }
 
@@ -134,13 +139,14 @@ class Generation {
   }
 
   /** The first failure is the answer's, and ends the other calls. */
-  #fail(error: MeshError, index: number): void {
+  #fail(failure: MeshError, index: number): void {
     const call = this.#running.get(index);
     this.#running.delete(index);
     if (this.#over) return;
     this.#end();
     call?.abort();
     this.#abortAll();
+    const error = ofPrompt(failure, this.#promptPaths[index] ?? "prompt");
     if (!this.#events) return this.#outcome.reject(error);
     const { context, deps } = this.#exchange;
     if (error.reason === Reason.INTERNAL) {

@@ -46,6 +46,14 @@ function failAfter(events: readonly ScriptedEvent[], error: Error): GenerateScri
   };
 }
 
+const refuseToken70000: GenerateScript = async function* (request, context) {
+  const { input } = request;
+  const at = input.case === "tokens" ? input.value.ids.indexOf(70_000) : -1;
+  if (at < 0) return yield* speak(request, context);
+  const field = `tokens.ids[${at}]`;
+  throw new MeshError(Reason.INVALID_REQUEST, `${field} is 70000, which the model does not have.`, { field });
+};
+
 function post(path: string, body: string, headers: Record<string, string> = {}): Promise<Response> {
   const all = { "content-type": "application/json", authorization: `Bearer ${testKey}`, ...headers };
   return fetch(`${server.url}${path}`, { method: "POST", headers: all, body });
@@ -252,8 +260,22 @@ describe("completions with the official client", () => {
       throw new MeshError(Reason.CANCELLED, "The caller went away.");
     };
     const request = client.completions.create({ model: "m", prompt: ["good", "bad"] });
-    await expect(request).rejects.toMatchObject({ status: 400, code: "context_length_exceeded", param: "prompt" });
+    await expect(request).rejects.toMatchObject({ status: 400, code: "context_length_exceeded", param: "prompt[1]" });
     await aborted.promise;
+  });
+
+  test.each([
+    [[1, 70_000], "prompt[1]"],
+    [[[1], [1, 70_000]], "prompt[1][1]"],
+    [[[1, 70_000]], "prompt[0][1]"],
+  ])("say which of the token ids in %j the engine does not have", async (prompt, param) => {
+    server.calls.generateScript = refuseToken70000;
+    const request = client.completions.create({ model: "m", prompt });
+    await expect(request).rejects.toMatchObject({
+      status: 400,
+      param,
+      message: expect.stringContaining(param) as unknown,
+    });
   });
 });
 
