@@ -107,13 +107,14 @@ async function* once<T>(message: T): AsyncGenerator<T> {
 describe("the agent", () => {
   test("registers, runs what is desired, serves it and ships what was used", async () => {
     const controlPlane = await startControlPlane([sim("r1")]);
-    const agent = await start(controlPlane.port, { labels: "gpu=none,zone=a" });
+    const agent = await start(controlPlane.port, { labels: "gpu=none,disk=b", zone: "eu-1a" });
     await controlPlane.until(isReady(controlPlane, "r1"));
     expect(controlPlane.registrations).toMatchObject([
       {
         name: "node-a",
         linkAddress: `127.0.0.1:${agent.linkPort}`,
-        labels: { gpu: "none", zone: "a" },
+        labels: { gpu: "none", disk: "b" },
+        zone: "eu-1a",
         engines: [EngineKind.LLAMA_CPP, EngineKind.SIM],
       },
     ]);
@@ -242,9 +243,10 @@ describe("the agent", () => {
     expect(listed).toContain(LinkService.typeName);
   });
 
-  test("says what is wrong with a name, a label and an engine", async () => {
+  test("says what is wrong with a name, a label, a zone and an engine", async () => {
     await expect(start(1, { name: "Node_A" })).rejects.toThrow(/Node_A.*a-z/);
     await expect(start(1, { labels: "zone" })).rejects.toThrow(/"zone".*key=value/);
+    await expect(start(1, { zone: "eu 1a" })).rejects.toThrow(/"eu 1a".*letter or digit/);
     await expect(start(1, { engines: "vllm" })).rejects.toThrow(/"vllm".*llama-cpp, sim/);
   });
 

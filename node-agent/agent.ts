@@ -15,7 +15,7 @@ import { ControlLink, StateFile } from "./control/index.ts";
 import { engineFor } from "./engines/create-engine.ts";
 import type { PrefixNews } from "./engines/prefix-news.ts";
 import { Host } from "./host/index.ts";
-import { checkNodeName, parseEngines, parseLabels } from "./identity-settings.ts";
+import { checkNodeName, checkZone, parseEngines, parseLabels } from "./identity-settings.ts";
 import { LinkServer } from "./link/index.ts";
 import { fetchModel } from "./models/index.ts";
 import { ReplicaSet, observeEngines } from "./replicas/index.ts";
@@ -38,6 +38,7 @@ export async function startAgent(
   const { clock, random, logger, metrics } = parts;
   const name = checkNodeName(settings.name);
   const labels = parseLabels(settings.labels);
+  const zone = checkZone(settings.zone);
   const engines = parseEngines(settings.engines);
   const tls = loadTls({ certPath: settings.tlsCert, keyPath: settings.tlsKey });
   const stateFile = new StateFile(join(settings.stateDir, "agent.json"), logger);
@@ -153,6 +154,7 @@ export async function startAgent(
     linkAddress,
     agentVersion,
     labels,
+    zone,
     engines,
     hostInfo: () => host.info(),
     hostLoad: () => host.load(),

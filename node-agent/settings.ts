@@ -78,6 +78,12 @@ export const agentSettings = defineSettings({
     max: 32,
     doc: "Labels that a deployment's constraints match, as key=value.",
   }),
+  zone: setting.text({
+    env: "HELIXMESH_NODE_ZONE",
+    flag: "zone",
+    default: "",
+    doc: "Failure zone of the host, such as eu-1a, which routers of the same zone prefer; without it, unknown.",
+  }),
   stateDir: setting.path({
     env: "HELIXMESH_NODE_STATE_DIR",
     flag: "state-dir",

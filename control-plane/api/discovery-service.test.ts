@@ -1,6 +1,6 @@
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { afterEach, beforeEach, expect, test } from "vitest";
-import { DeploymentService, KeyService, ModelService } from "#gen/helixmesh/control/v1/control_pb.ts";
+import { DeploymentService, KeyService, ModelService, NodeAdminService } from "#gen/helixmesh/control/v1/control_pb.ts";
 import {
   type Delta,
   DiscoveryService,
@@ -127,6 +127,18 @@ test("an alias of an alias comes with the model that it leads to, and moves with
     { name: "default", model: "second" },
     { name: "stable", model: "second" },
   ]);
+});
+
+test("a node comes with its zone, and again when it has moved to another", async () => {
+  const watch = await openWatch();
+  const nextZones = async () =>
+    (await watch.until((delta) => (delta.upserts?.nodes.length ?? 0) > 0)).upserts?.nodes.map(({ zone }) => zone);
+  await plane.registerNode("zoned", { zone: "eu-1a" });
+  expect(await nextZones()).toEqual(["eu-1a"]);
+  await plane.registerNode("zoned", { zone: "eu-1b" });
+  expect(await nextZones()).toEqual(["eu-1b"]);
+  const { nodes } = await plane.client(NodeAdminService, plane.keys.operator).listNodes({});
+  expect(nodes).toMatchObject([{ name: "zoned", zone: "eu-1b" }]);
 });
 
 test("a node that goes offline is removed with its replicas, and comes back with them", async () => {

@@ -58,6 +58,7 @@ describe("Register", () => {
     ["link_address", { linkAddress: "nowhere" }, "host:port"],
     ["link_address", { linkAddress: "host:0" }, "host:port"],
     ["engines", { engines: [] }, "at least one engine"],
+    ["zone", { zone: "eu/1a" }, "begin and end with a letter or digit"],
     ["host.hostname", { host: { hostname: "h".repeat(300) } }, "at most 255"],
   ])("refuses a bad %s", async (field, changes, words) => {
     const request = { name: "a", linkAddress: "[::1]:8082", engines: [EngineKind.SIM], ...changes };

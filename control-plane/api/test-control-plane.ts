@@ -31,7 +31,7 @@ export interface TestControlPlane {
   client<S extends DescService>(service: S, token: string): Client<S>;
   /** One unary call as Connect JSON with fetch. */
   json(path: string, body: unknown, token?: string): Promise<{ status: number; body: Record<string, unknown> }>;
-  registerNode(name: string, changes?: { labels?: Record<string, string> }): Promise<RegisterResponse>;
+  registerNode(name: string, changes?: { labels?: Record<string, string>; zone?: string }): Promise<RegisterResponse>;
   stop(): Promise<void>;
 }
 
@@ -86,13 +86,14 @@ export async function startTestControlPlane(flags: readonly string[] = []): Prom
       });
       return { status: response.status, body: (await response.json()) as Record<string, unknown> };
     },
-    registerNode: (name, { labels = {} } = {}) =>
+    registerNode: (name, { labels = {}, zone = "" } = {}) =>
       client(NodeService, keys.node).register({
         name,
         linkAddress: "127.0.0.1:8082",
         agentVersion: "test",
         host: { hostname: name, platform: "linux x64", cpuCount: 2, memoryBytes: 1n << 30n },
         labels,
+        zone,
         engines: [EngineKind.LLAMA_CPP, EngineKind.SIM],
       }),
     async stop() {

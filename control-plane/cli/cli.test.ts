@@ -70,6 +70,12 @@ describe("tables", () => {
   });
 });
 
+test("nodes list shows where each is", async () => {
+  const { out } = await run("nodes", "list");
+  expect(out).toMatch(/^NAME +STATE +ZONE +LINK/);
+  expect(out).toMatch(/^local-1 +online +eu-1a /m);
+});
+
 describe("--json", () => {
   test("prints a list with every field", async () => {
     const { out } = await run("usage", "--json");

@@ -100,7 +100,15 @@ function routes(router: ConnectRouter, requests: unknown[]): void {
   });
   router.service(NodeAdminService, {
     listNodes: () => ({
-      nodes: [{ nodeId: "node_9", name: "local-1", online: true, host: { cpuCount: 2, memoryBytes: 1_610_612_736n } }],
+      nodes: [
+        {
+          nodeId: "node_9",
+          name: "local-1",
+          zone: "eu-1a",
+          online: true,
+          host: { cpuCount: 2, memoryBytes: 1_610_612_736n },
+        },
+      ],
     }),
     setNodeCordon(request) {
       requests.push(request);

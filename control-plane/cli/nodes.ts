@@ -44,6 +44,7 @@ async function list(_input: Input, session: Session): Promise<void> {
       [
         { title: "name", cell: (n) => n.name },
         { title: "state", cell: (n) => `${n.online ? "online" : "offline"}${n.cordoned ? ", cordoned" : ""}` },
+        { title: "zone", cell: (n) => n.zone || "-" },
         { title: "link", cell: (n) => n.linkAddress },
         { title: "calls", right: true, cell: (n) => String(n.runningCalls) },
         { title: "cpu", right: true, cell: cpu },

@@ -30,6 +30,14 @@ export interface LoadedState {
   };
 }
 
+interface NodeRow {
+  readonly id: string;
+  readonly name: string;
+  readonly linkAddress: string;
+  readonly zone: string;
+  readonly online: boolean;
+}
+
 interface ReplicaRow {
   readonly id: string;
   readonly deployment: string;
@@ -48,8 +56,8 @@ export function loadState(sql: Sql, clock: Clock, linkSecret: string): Promise<L
       SELECT name, created_at FROM models WHERE name IN (SELECT model FROM deployments) ORDER BY name`;
     const aliases = await transaction<{ name: string; model: string }[]>`
       SELECT name, model FROM alias_models WHERE model IN (SELECT model FROM deployments) ORDER BY name`;
-    const nodes = await transaction<{ id: string; name: string; linkAddress: string; online: boolean }[]>`
-      SELECT id, name, link_address, online FROM nodes ORDER BY id`;
+    const nodes = await transaction<NodeRow[]>`
+      SELECT id, name, link_address, zone, online FROM nodes ORDER BY id`;
     const replicas = await transaction<ReplicaRow[]>`
       SELECT id, deployment, node_id, spec, state, draining FROM replicas ORDER BY id`;
     const keys = await usableKeys(transaction, clock, KeyRole.INFERENCE);
@@ -79,8 +87,8 @@ export function loadState(sql: Sql, clock: Clock, linkSecret: string): Promise<L
       }),
       nodes: nodes
         .filter((node) => node.online)
-        .map(({ id, name, linkAddress }) =>
-          create(NodeSchema, { nodeId: id, name, linkAddress, linkToken: linkToken(linkSecret, id) }),
+        .map(({ id, name, linkAddress, zone }) =>
+          create(NodeSchema, { nodeId: id, name, linkAddress, zone, linkToken: linkToken(linkSecret, id) }),
         ),
       replicas: wanted
         .filter((replica) => online.has(replica.nodeId))

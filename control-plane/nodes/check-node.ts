@@ -1,4 +1,5 @@
 import type { RegisterRequest } from "#gen/helixmesh/node/v1/node_pb.ts";
+import { isZone, zoneRange } from "#kernel/zone.ts";
 import { checkCount, checkText, invalid, quote } from "../checks/field.ts";
 import { checkLabels } from "../deployments/check-deployment.ts";
 
@@ -10,6 +11,7 @@ export function checkRegistration(request: RegisterRequest): void {
   checkLinkAddress("link_address", request.linkAddress);
   checkText("agent_version", request.agentVersion, { max: 128 });
   checkLabels("labels", request.labels);
+  if (!isZone(request.zone)) throw invalid("zone", `is ${quote(request.zone)}; it takes ${zoneRange}`);
   if (request.engines.length === 0) throw invalid("engines", "must name at least one engine that the agent can run");
   checkCount("engines", request.engines, 32);
   // An engine that only a newer control plane knows does no harm: no deployment here asks for it.

@@ -17,6 +17,7 @@ interface NodeRow {
   readonly host: Buffer;
   readonly load: Buffer;
   readonly labels: Record<string, string>;
+  readonly zone: string;
   readonly lastHeartbeatAt: number;
   readonly runningCalls: bigint;
 }
@@ -54,6 +55,7 @@ function toNode(row: NodeRow): Node {
     host: fromBinary(HostInfoSchema, row.host),
     load: fromBinary(HostLoadSchema, row.load),
     labels: row.labels,
+    zone: row.zone,
     lastHeartbeatAtMs: BigInt(row.lastHeartbeatAt),
     runningCalls: Number(row.runningCalls),
   });

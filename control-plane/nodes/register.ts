@@ -17,15 +17,15 @@ export async function registerNode(
   const host = request.host ? Buffer.from(toBinary(HostInfoSchema, request.host)) : Buffer.alloc(0);
   const engines = [...new Set<number>(request.engines)].sort((a, b) => a - b);
   const [row] = await sql<{ id: string }[]>`
-    INSERT INTO nodes (id, name, link_address, token_sha256, agent_version, host, labels, engines, lease_expires_at,
-                       registered_at, last_heartbeat_at)
+    INSERT INTO nodes (id, name, link_address, token_sha256, agent_version, host, labels, zone, engines,
+                       lease_expires_at, registered_at, last_heartbeat_at)
     VALUES (${newId("node")}, ${request.name}, ${request.linkAddress}, ${Buffer.from(secret.sha256)},
-            ${request.agentVersion}, ${host}, ${sql.json(request.labels)}, ${engines}::smallint[],
-            now() + ${leaseMs} * interval '1 millisecond', now(), now())
+            ${request.agentVersion}, ${host}, ${sql.json(request.labels)}, ${request.zone},
+            ${engines}::smallint[], now() + ${leaseMs} * interval '1 millisecond', now(), now())
     ON CONFLICT (name) DO UPDATE SET
       link_address = excluded.link_address, token_sha256 = excluded.token_sha256,
       agent_version = excluded.agent_version, host = excluded.host, labels = excluded.labels,
-      engines = excluded.engines, lease_expires_at = excluded.lease_expires_at, online = true, draining = false,
+      zone = excluded.zone, engines = excluded.engines, lease_expires_at = excluded.lease_expires_at, online = true, draining = false,
       registered_at = now(), last_heartbeat_at = now(), running_calls = 0
     RETURNING id`;
   if (!row) throw new Error("an upsert of a node returned no row");

@@ -28,6 +28,8 @@ export interface ControlLinkOptions {
   readonly linkAddress: string;
   readonly agentVersion: string;
   readonly labels: Readonly<Record<string, string>>;
+  /** Empty: unknown. */
+  readonly zone: string;
   readonly engines: readonly EngineKind[];
   readonly hostInfo: () => Promise<HostInfo>;
   readonly hostLoad: () => Promise<HostLoad>;
@@ -134,6 +136,7 @@ export class ControlLink {
         agentVersion: options.agentVersion,
         host: await options.hostInfo(),
         labels: { ...options.labels },
+        zone: options.zone,
         engines: [...options.engines],
       };
       const answer = await this.#client.register(request, { ...bearer(key), signal, timeoutMs: callTimeoutMs });
