@@ -31,6 +31,7 @@ import { openDoors } from "./doors/index.ts";
 import { Health } from "./failure/health.ts";
 import { NodeSubset } from "./link/node-subset.ts";
 import { LinkPool } from "./link/pool.ts";
+import { routerPeers } from "./link/router-peers.ts";
 import { createWireLinkTransport } from "./link/wire-transport.ts";
 import { PrefixIndex } from "./routing/prefix-index.ts";
 import { Routes } from "./routing/routes.ts";
@@ -48,7 +49,8 @@ export async function serveRouter(
   const { connectTimeoutMs, routers, maxLinks, worker } = settings;
   const wholeId = settings.routerId ?? `${hostname()}:${settings.port}`;
   // Workers of one router have the same links and everything else of their own.
-  const subset = new NodeSubset({ routerId: wholeId, routers, maxLinks });
+  const peers = routerPeers({ routerId: wholeId, zone: settings.zone, routers });
+  const subset = new NodeSubset({ ...peers, maxLinks });
   const routerId = worker === 0 ? wholeId : `${wholeId}/${worker}`;
   const stateDir = worker === 0 ? settings.stateDir : join(settings.stateDir, workerFolder(worker));
   if (worker > 0) metrics.shareWithPrimary();

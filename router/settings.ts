@@ -90,6 +90,12 @@ export const routerSettings = defineSettings({
     max: 128,
     doc: "Name of this router in logs, metrics and usage; its host name and port without it.",
   }),
+  zone: setting.text({
+    env: "HELIXMESH_ROUTER_ZONE",
+    flag: "zone",
+    default: "",
+    doc: "Failure zone of this router, such as eu-1a, whose nodes it prefers; without it, what --routers says.",
+  }),
   policy: setting.choice({
     env: "HELIXMESH_ROUTER_POLICY",
     flag: "policy",
@@ -305,7 +311,7 @@ export const routerSettings = defineSettings({
     env: "HELIXMESH_ROUTER_ROUTERS",
     flag: "routers",
     default: [],
-    doc: "The --router-id of every router, the same list in each; needed only with --max-links.",
+    doc: "The --router-id of every router, as ID@ZONE where its zone is known; the same list in each, for --max-links.",
   }),
   drainTimeoutMs: setting.durationMs({
     env: "HELIXMESH_ROUTER_DRAIN_TIMEOUT",

@@ -21,7 +21,7 @@ function newPool(): LinkPool {
   const pool = new LinkPool({
     routerId: "router",
     instanceId: "router_1",
-    subset: new NodeSubset({ routerId: "router", routers: [], maxLinks: 0 }),
+    subset: new NodeSubset({ own: { id: "router", zone: "" }, all: [], maxLinks: 0 }),
     transport: createWireLinkTransport({ connectTimeoutMs: 2_000, clock: systemClock }),
     connectTimeoutMs: 2_000,
     onPrefixes: () => "ok",
