@@ -7,6 +7,7 @@ import { Metrics } from "#kernel/metrics.ts";
 import { type Random, randomInt, seededRandom } from "#kernel/random.ts";
 import { indexSnapshot } from "../router/discovery/snapshot.ts";
 import type { PolicyName } from "../router/routing/policies/index.ts";
+import { Fleet } from "../router/routing/fleet.ts";
 import { PrefixIndex } from "../router/routing/prefix-index.ts";
 import type { ReplicaView } from "../router/routing/replica-view.ts";
 import { Routes } from "../router/routing/routes.ts";
@@ -103,8 +104,15 @@ export class SimMesh {
       const metrics = routingMetrics(new Metrics("bench"));
       const prefixes = new PrefixIndex({ maxEntries: 20_000_000, random, metrics });
       const { contestant } = options;
-      const routes = new Routes({
+      const fleet = new Fleet({
         lookup: (_nodeId, replicaId) => this.#views[Number(replicaId.slice(1))],
+        prefixes,
+        zone: "",
+        zonePenaltyMs: 0,
+        clock: this.#clock,
+      });
+      const routes = new Routes({
+        fleet,
         prefixes,
         policy: contestant === "oracle" || contestant === "most cached" ? "random" : contestant,
         blockBytes: blockTokens * bytesPerToken,
@@ -112,7 +120,7 @@ export class SimMesh {
         random,
         metrics,
       });
-      routes.follow(snapshot);
+      fleet.follow(snapshot);
       this.#routers.push({ routes, prefixes });
     }
   }

@@ -6,6 +6,7 @@ import { systemClock } from "#kernel/clock.ts";
 import { Metrics } from "#kernel/metrics.ts";
 import { randomInt, seededRandom } from "#kernel/random.ts";
 import { indexSnapshot } from "../router/discovery/snapshot.ts";
+import { Fleet } from "../router/routing/fleet.ts";
 import { PrefixIndex } from "../router/routing/prefix-index.ts";
 import type { ReplicaView } from "../router/routing/replica-view.ts";
 import { Routes } from "../router/routing/routes.ts";
@@ -75,8 +76,15 @@ function subject(size: number, conversations: number): Subject {
   for (const { replicaId } of replicas) views.set(replicaId, report(replicaId));
   const metrics = routingMetrics(new Metrics("bench"));
   const prefixes = new PrefixIndex({ maxEntries: 10_000_000, random, metrics });
-  const routes = new Routes({
+  const fleet = new Fleet({
     lookup: (_nodeId, replicaId) => views.get(replicaId),
+    prefixes,
+    zone: "",
+    zonePenaltyMs: 0,
+    clock: systemClock,
+  });
+  const routes = new Routes({
+    fleet,
     prefixes,
     policy: "predicted-ttft",
     blockBytes: 256,
@@ -85,7 +93,7 @@ function subject(size: number, conversations: number): Subject {
     metrics,
   });
   const models = [{ name: "m" }];
-  routes.follow(indexSnapshot(create(SnapshotSchema, { models, deployments: [{ name: "d", model: "m" }], replicas })));
+  fleet.follow(indexSnapshot(create(SnapshotSchema, { models, deployments: [{ name: "d", model: "m" }], replicas })));
   // Every node holds the shared beginning and its share of the conversations.
   for (const [i, { replicaId, nodeId }] of replicas.entries()) {
     const own = Array.from({ length: Math.ceil(conversations / size) }, (_, k) => [...conversation(k * size + i)]);

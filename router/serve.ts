@@ -33,7 +33,9 @@ import { NodeSubset } from "./link/node-subset.ts";
 import { LinkPool } from "./link/pool.ts";
 import { routerPeers } from "./link/router-peers.ts";
 import { createWireLinkTransport } from "./link/wire-transport.ts";
+import { Fleet } from "./routing/fleet.ts";
 import { PrefixIndex } from "./routing/prefix-index.ts";
+import type { ReplicaLookup } from "./routing/replica-view.ts";
 import { Routes } from "./routing/routes.ts";
 import { routingMetrics } from "./routing/routing-metrics.ts";
 import type { routerSettings } from "./settings.ts";
@@ -97,11 +99,14 @@ export async function serveRouter(
       prefixes.forget(nodeId);
       resumables.forget(nodeId);
     },
-    onLoad: (nodeId, replicaId) => loaded(nodeId, replicaId),
+    onLoad: (_nodeId, replicaId) => loaded(replicaId),
     ...parts,
   });
+  const lookup: ReplicaLookup = (nodeId, replicaId) => pool.replica(nodeId, replicaId);
+  const { zonePenaltyMs } = settings;
+  const fleet = new Fleet({ lookup, prefixes, zone: peers.own.zone, zonePenaltyMs, clock });
   const routes = new Routes({
-    lookup: (nodeId, replicaId) => pool.replica(nodeId, replicaId),
+    fleet,
     prefixes,
     policy: settings.policy,
     blockBytes: defaultBlockBytes,
@@ -110,9 +115,9 @@ export async function serveRouter(
     metrics: routing,
   });
   // First of all listeners: a call that waits for a replica must find it there when it hears of it.
-  pool.onChange((nodeId) => routes.linkChanged(nodeId));
+  pool.onChange((nodeId) => fleet.linkChanged(nodeId));
   const follow = (snapshot: IndexedSnapshot): void => {
-    routes.follow(snapshot);
+    fleet.follow(snapshot);
     pool.follow(snapshot);
   };
   discovery.onChange(follow);
@@ -120,11 +125,7 @@ export async function serveRouter(
 
   const limits = new Limits(settings, metrics);
   const health = new Health({ settings, ...parts });
-  const rooms = new Rooms({
-    snapshot: () => discovery.snapshot,
-    replica: (nodeId, replicaId) => pool.replica(nodeId, replicaId),
-    avoided: () => health.avoided(),
-  });
+  const rooms = new Rooms({ snapshot: () => discovery.snapshot, fleet, lookup, avoided: () => health.avoided() });
   const queues = new Queues({
     bounds: {
       maxEntries: settings.queueEntries,
@@ -138,15 +139,13 @@ export async function serveRouter(
   });
   discovery.onChange(({ replicas, deployments }) => {
     health.keep(replicas, deployments);
-    rooms.keep(replicas);
     queues.keep(deployments);
   });
   pool.onChange(() => queues.changed());
   /** Another router's call may have ended there. */
-  function loaded(nodeId: string, replicaId: string): void {
-    if (queues.waiting === 0) return;
-    const { deployment = "" } = discovery.snapshot.replicas.get(replicaId) ?? {};
-    if (!rooms.isFull(nodeId, replicaId)) queues.freed(deployment);
+  function loaded(replicaId: string): void {
+    const deployment = fleet.loaded(replicaId);
+    if (deployment !== undefined) queues.freed(deployment);
   }
   const calls = callMetrics(metrics);
   let draining = false;

@@ -111,6 +111,13 @@ export const routerSettings = defineSettings({
     max: 1_000_000,
     doc: "Blocks of 256 bytes, from its beginning, by which a prompt is matched with what replicas hold in their caches.",
   }),
+  zonePenaltyMs: setting.durationMs({
+    env: "HELIXMESH_ROUTER_ZONE_PENALTY",
+    flag: "zone-penalty",
+    default: 5,
+    max: 60_000,
+    doc: "How much sooner predicted-ttft must see a first token in another zone to send a call there.",
+  }),
   prefixEntries: setting.integer({
     env: "HELIXMESH_ROUTER_PREFIX_ENTRIES",
     flag: "prefix-entries",

@@ -1,7 +1,7 @@
 import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
 import type { QueueBounds } from "./queue.ts";
-import type { Room } from "./queues.ts";
+import type { Room } from "../routing/fill.ts";
 
 /** Bounds of the advice when to come back: soon enough to be useful, and never at once. */
 const leastRetryMs = 1_000;

@@ -4,7 +4,8 @@ import { ManualClock } from "#kernel/clock.ts";
 import type { MeshError } from "#kernel/mesh-error.ts";
 import { Metrics } from "#kernel/metrics.ts";
 import type { QueueBounds } from "./queue.ts";
-import { type Ask, Queues, type Room } from "./queues.ts";
+import type { Room } from "../routing/fill.ts";
+import { type Ask, Queues } from "./queues.ts";
 
 /** Queues in front of a replica whose places the test counts. */
 function setUp(bounds: Partial<QueueBounds> = {}) {

@@ -1,6 +1,7 @@
 import type { Clock, Timer } from "#kernel/clock.ts";
 import type { MeshError } from "#kernel/mesh-error.ts";
 import type { Metrics } from "#kernel/metrics.ts";
+import type { Room } from "../routing/fill.ts";
 import { Queue, type QueueBounds, type QueueEntry } from "./queue.ts";
 import * as errors from "./queue-errors.ts";
 import { type QueueMetrics, type QueueOutcome, queueMetrics } from "./queue-metrics.ts";
@@ -11,9 +12,6 @@ export interface QueuesOptions {
   readonly clock: Clock;
   readonly metrics: Metrics;
 }
-
-/** `free`: some replica can take one more call now. `busy`: replicas are ready, all of them full. `cold`: none is ready. */
-export type Room = "free" | "busy" | "cold";
 
 export interface Ask {
   readonly deployment: string;

@@ -1,104 +1,74 @@
-import { type MessageInitShape, create } from "@bufbuild/protobuf";
+import { create } from "@bufbuild/protobuf";
 import { describe, expect, test } from "vitest";
 import { SnapshotSchema } from "#gen/helixmesh/discovery/v1/discovery_pb.ts";
 import { EngineCapabilitiesSchema, ReplicaLoadSchema, ReplicaState } from "#gen/helixmesh/type/v1/type_pb.ts";
+import { ManualClock } from "#kernel/clock.ts";
+import { Metrics } from "#kernel/metrics.ts";
+import { seededRandom } from "#kernel/random.ts";
 import { indexSnapshot } from "../discovery/snapshot.ts";
+import { Fleet } from "../routing/fleet.ts";
+import { PrefixIndex } from "../routing/prefix-index.ts";
 import type { ReplicaView } from "../routing/replica-view.ts";
+import { routingMetrics } from "../routing/routing-metrics.ts";
 import { Rooms } from "./rooms.ts";
-
-const snapshot = indexSnapshot(
-  create(SnapshotSchema, {
-    models: [{ name: "m" }, { name: "spare" }],
-    deployments: [
-      { name: "a", model: "m", routing: { fallbackModels: ["spare"] } },
-      { name: "b", model: "m" },
-      { name: "c", model: "spare" },
-    ],
-    replicas: ["a1:a", "a2:a", "b1:b", "c1:c"].map((text) => {
-      const [replicaId = "", deployment = ""] = text.split(":");
-      return { replicaId, deployment, nodeId: `node-of-${replicaId}` };
-    }),
-  }),
-);
 
 interface Known {
   readonly state?: ReplicaState;
-  readonly inFlight?: number;
+  readonly running?: number;
   readonly parallel?: number;
-  readonly load?: Exclude<MessageInitShape<typeof ReplicaLoadSchema>, { $typeName: string }>;
 }
 
-function setUp(known: Record<string, Known>, avoided: readonly string[] = []) {
-  const rooms = new Rooms({
-    snapshot: () => snapshot,
-    replica(_nodeId, replicaId): ReplicaView | undefined {
-      const one = known[replicaId];
-      if (!one) return undefined;
-      return {
-        state: one.state ?? ReplicaState.READY,
-        capabilities: create(EngineCapabilitiesSchema, { parallelSequences: one.parallel ?? 0 }),
-        load: one.load && create(ReplicaLoadSchema, one.load),
-        inFlight: one.inFlight ?? 0,
-      };
-    },
-    avoided: () => new Set(avoided),
-  });
-  const isFull = (): boolean => rooms.isFull("node-of-a1", "a1");
-  return { rooms, isFull };
+/** Replicas by name, "a1" of the deployment "a"; those that `known` leaves out have no link. */
+function setUp(known: Record<string, Known>, avoided: readonly string[] = [], replicas = ["a1", "a2", "b1", "c1"]) {
+  const snapshot = indexSnapshot(
+    create(SnapshotSchema, {
+      models: [{ name: "m" }, { name: "spare" }],
+      deployments: [
+        { name: "a", model: "m", routing: { fallbackModels: ["spare"] } },
+        { name: "b", model: "m" },
+        { name: "c", model: "spare" },
+      ],
+      replicas: replicas.map((replicaId) => ({
+        replicaId,
+        deployment: replicaId.slice(0, 1),
+        nodeId: `n-${replicaId}`,
+      })),
+    }),
+  );
+  const views = new Map<string, ReplicaView>();
+  const report = (replicaId: string, { state = ReplicaState.READY, running = 0, parallel = 1 }: Known): void => {
+    const capabilities = create(EngineCapabilitiesSchema, { parallelSequences: parallel });
+    views.set(replicaId, { state, capabilities, load: create(ReplicaLoadSchema, { running }), inFlight: 0 });
+  };
+  for (const [replicaId, one] of Object.entries(known)) report(replicaId, one);
+  const looks = { count: 0 };
+  const lookup = (_nodeId: string, replicaId: string): ReplicaView | undefined => {
+    looks.count += 1;
+    return views.get(replicaId);
+  };
+  const clock = new ManualClock();
+  const metrics = routingMetrics(new Metrics("test"));
+  const prefixes = new PrefixIndex({ maxEntries: 1, random: seededRandom(1), metrics });
+  const fleet = new Fleet({ lookup, prefixes, zone: "", zonePenaltyMs: 0, clock });
+  fleet.follow(snapshot);
+  const rooms = new Rooms({ snapshot: () => snapshot, fleet, lookup, avoided: () => new Set(avoided) });
+  return { rooms, fleet, report, looks };
 }
 
-describe("a replica", () => {
-  test.each<[string, Known]>([
-    ["runs what it can decode at once and has one more at hand", { parallel: 4, inFlight: 5 }],
-    ["does so for other routers", { parallel: 4, load: { running: 4, queued: 1 } }],
-    ["has calls that its engine does not begin", { parallel: 64, load: { running: 3, queued: 1 } }],
-    [
-      "has no room in its KV cache",
-      { load: { running: 2, kvUsedTokens: 900n, prefillBacklogTokens: 100n, kvTotalTokens: 1000n } },
-    ],
-    [
-      "has prompts for seconds before it",
-      { load: { running: 2, prefillBacklogTokens: 2_100n, prefillTokensPerS: 1_000 } },
-    ],
-  ])("is full that %s", (_name, a1) => {
-    expect(setUp({ a1 }).isFull()).toBe(true);
-  });
-
-  test.each<[string, Known]>([
-    ["is idle, whatever its report says of its cache", { load: { kvUsedTokens: 1000n, kvTotalTokens: 1000n } }],
-    ["can have one more at hand", { parallel: 4, inFlight: 4, load: { running: 4 } }],
-    ["does not say what it can take", { inFlight: 500 }],
-  ])("has room that %s", (_name, a1) => {
-    expect(setUp({ a1 }).isFull()).toBe(false);
-  });
-
-  test("that refused a call is full at as many as it had, until calls have ended well", () => {
-    const known: Record<string, Known> = { a1: { inFlight: 2 } };
-    const { rooms, isFull } = setUp(known);
-    rooms.refused("node-of-a1", "a1");
-    expect(isFull()).toBe(true);
-    expect([...rooms.refusing()]).toEqual(["a1"]);
-    known.a1 = { inFlight: 1 };
-    expect(isFull()).toBe(false);
-    expect(rooms.refusing().size).toBe(0);
-    known.a1 = { inFlight: 2 };
-    rooms.ended("a1");
-    rooms.ended("a1");
-    expect(isFull()).toBe(false);
-  });
-});
+const full: Known = { running: 2 };
 
 describe("a deployment", () => {
-  const full: Known = { parallel: 1, inFlight: 2 };
-
   test("is free with one replica that has room, busy with none, cold with none that is ready", () => {
     expect(setUp({ a1: full, a2: {} }).rooms.of("a")).toBe("free");
+    expect(setUp({ a1: full, a2: { running: 1 } }).rooms.of("a")).toBe("free");
     expect(setUp({ a1: full, a2: full }).rooms.of("a")).toBe("busy");
     expect(setUp({ a1: { state: ReplicaState.LOADING } }).rooms.of("a")).toBe("cold");
   });
 
   test("counts avoided replicas only when no other is ready", () => {
-    expect(setUp({ a1: {}, a2: full }, ["a1"]).rooms.of("a")).toBe("busy");
+    const { rooms, fleet } = setUp({ a1: {}, a2: full }, ["a1"]);
+    expect(rooms.of("a")).toBe("busy");
+    expect(fleet.replica("a1")?.set).toBeDefined();
     expect(setUp({ a1: {} }, ["a1"]).rooms.of("a")).toBe("free");
   });
 
@@ -111,5 +81,59 @@ describe("a deployment", () => {
   test("says what its model's replicas are doing", () => {
     const { rooms } = setUp({ a1: { state: ReplicaState.LOADING }, a2: { state: ReplicaState.LOADING } });
     expect(rooms.describe("m")).toBe("2 loading, 1 without a link");
+  });
+
+  test("is busy as soon as it is asked after loads that nobody has read", () => {
+    const { rooms, report } = setUp({ a1: {}, a2: {} });
+    report("a1", full);
+    report("a2", full);
+    expect(rooms.of("a")).toBe("busy");
+  });
+
+  test("has room again when a load says so, or one of this router's calls has ended", () => {
+    const { rooms, fleet, report } = setUp({ a1: full, a2: { running: 1 } });
+    fleet.replica("a2")?.sent(0);
+    expect(rooms.of("a")).toBe("busy");
+    fleet.replica("a2")?.ended();
+    expect(rooms.of("a")).toBe("free");
+    fleet.replica("a2")?.sent(0);
+    expect(fleet.loaded("a1")).toBeUndefined();
+    report("a1", { running: 1 });
+    expect(fleet.loaded("a1")).toBe("a");
+    expect(rooms.of("a")).toBe("free");
+  });
+
+  test.each([10, 4_000])(
+    "of %i full replicas is asked without a look at any, and is told of room by looking at one",
+    (count) => {
+      const ids = Array.from({ length: count }, (_, index) => `a${index}`);
+      const { rooms, fleet, report, looks } = setUp(Object.fromEntries(ids.map((id) => [id, full])), [], ids);
+      looks.count = 0;
+      for (let times = 0; times < 100; times++) expect(rooms.of("a")).toBe("busy");
+      expect(looks.count).toBe(0);
+      report("a7", {});
+      fleet.loaded("a7");
+      expect(rooms.of("a")).toBe("free");
+      expect(looks.count).toBe(2);
+    },
+  );
+});
+
+describe("a replica that refused a call", () => {
+  test("is full at as many as it had, until calls have ended well", () => {
+    const { rooms, fleet, report } = setUp({ a1: { running: 2, parallel: 64 } });
+    expect(rooms.of("a")).toBe("free");
+    rooms.refused("a1");
+    expect(rooms.of("a")).toBe("busy");
+    expect([...rooms.refusing()]).toEqual(["a1"]);
+    report("a1", { running: 1, parallel: 64 });
+    fleet.loaded("a1");
+    expect(rooms.of("a")).toBe("free");
+    expect(rooms.refusing().size).toBe(0);
+    report("a1", { running: 2, parallel: 64 });
+    expect(rooms.of("a")).toBe("busy");
+    rooms.ended("a1");
+    rooms.ended("a1");
+    expect(rooms.of("a")).toBe("free");
   });
 });

@@ -83,12 +83,12 @@ export class Attempt implements LinkCallEvents {
     this.#timer?.cancel();
     this.#sent?.ended();
     const { rooms, queues } = this.#parts;
-    const { nodeId, replicaId, deployment } = this.picked;
+    const { replicaId, deployment } = this.picked;
     if (end.reason === Reason.UNSPECIFIED) {
       this.#succeeded();
       rooms.ended(replicaId);
     } else this.#failed(end.reason);
-    if (end.reason === Reason.OVERLOADED) rooms.refused(nodeId, replicaId);
+    if (end.reason === Reason.OVERLOADED) rooms.refused(replicaId);
     queues.freed(deployment);
     if (!this.#left) this.#owner.onEnd(this, end);
   }

@@ -14,6 +14,7 @@ import { Queues } from "../admission/queues.ts";
 import { Rooms } from "../admission/rooms.ts";
 import { indexSnapshot } from "../discovery/snapshot.ts";
 import { Health } from "../failure/health.ts";
+import { Fleet } from "../routing/fleet.ts";
 import { PrefixIndex } from "../routing/prefix-index.ts";
 import { Routes } from "../routing/routes.ts";
 import { routingMetrics } from "../routing/routing-metrics.ts";
@@ -47,6 +48,7 @@ class ScriptedLinks implements CallLinks {
   queues: Queues | undefined;
   /** Each in turn, from r1. */
   readonly routes: Routes;
+  readonly fleet: Fleet;
 
   readonly #clock: ManualClock;
   readonly #forgetful: readonly string[];
@@ -56,16 +58,24 @@ class ScriptedLinks implements CallLinks {
     this.#forgetful = forgetful;
     const metrics = routingMetrics(new Metrics("test"));
     const random = seededRandom(1);
-    this.routes = new Routes({
+    const prefixes = new PrefixIndex({ maxEntries: 1_000, random, metrics });
+    this.fleet = new Fleet({
       lookup: (nodeId, replicaId) => this.replica(nodeId, replicaId),
-      prefixes: new PrefixIndex({ maxEntries: 1_000, random, metrics }),
+      prefixes,
+      zone: "",
+      zonePenaltyMs: 0,
+      clock,
+    });
+    this.routes = new Routes({
+      fleet: this.fleet,
+      prefixes,
       policy: "round-robin",
       blockBytes: 256,
       clock,
       random,
       metrics,
     });
-    this.routes.follow(snapshot);
+    this.fleet.follow(snapshot);
   }
 
   replica(_nodeId: string, replicaId: string) {
@@ -103,7 +113,7 @@ class ScriptedLinks implements CallLinks {
   change(...ready: string[]): void {
     this.ready.clear();
     for (const replicaId of ready) this.ready.add(replicaId);
-    this.routes.linkChanged();
+    this.fleet.linkChanged();
     const listeners = [...this.#listeners];
     for (const listener of listeners) listener();
     this.queues?.changed();
@@ -195,7 +205,8 @@ export function begin(options: Options = {}) {
   const health = new Health({ settings: { ejectPercent: 30, retryPercent: 20 }, clock, random, metrics });
   const rooms = new Rooms({
     snapshot: () => snapshot,
-    replica: (nodeId, replicaId) => links.replica(nodeId, replicaId),
+    fleet: links.fleet,
+    lookup: (nodeId, replicaId) => links.replica(nodeId, replicaId),
     avoided: () => health.avoided(),
   });
   const bounds = { maxEntries: 10, maxBytes: 10_000, maxWaitMs: 5_000, promoteAfterMs: 1_000 };

@@ -1,3 +1,5 @@
+import type { Fill } from "./fill.ts";
+
 /** One replica that could take the call now, with what a policy may weigh. Nothing in it changes during a pick. */
 export interface Candidate {
   readonly replicaId: string;
@@ -19,10 +21,12 @@ export interface Candidate {
   readonly prefillTokensPerS: number;
   /** Observed over predicted times to first token of late; 1 when it is as predicted. */
   readonly correction: number;
+  readonly fill: Fill;
+  /** What a call costs for going to another zone, milliseconds; 0 in the router's own, and where zones are unknown. */
+  readonly awayMs: number;
 }
 
-/** Whether a call sent now would wait for another one to end. Measured: what the agent says it holds and can hold. */
-export function isSaturated(candidate: Candidate): boolean {
-  if (candidate.queued > 0) return true;
-  return candidate.parallelSequences > 0 && candidate.calls >= candidate.parallelSequences;
+/** Whether a call sent now would wait for another one to end. */
+export function isSaturated({ fill }: Candidate): boolean {
+  return fill !== "free";
 }

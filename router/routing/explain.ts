@@ -20,6 +20,8 @@ export interface ExplainedCandidate {
   readonly stepMs: number;
   /** What the calls beside it lose, milliseconds; not part of `ttftMs`. */
   readonly shareMs: number;
+  /** For going to another zone (--zone-penalty), milliseconds; not part of `ttftMs`. */
+  readonly awayMs: number;
   readonly correction: number;
 }
 
@@ -97,6 +99,7 @@ function explained(candidate: Candidate, view: PolicyView, context: PolicyContex
     prefillMs: rounded(parts.prefillMs),
     stepMs: rounded(parts.stepMs),
     shareMs: rounded(parts.shareMs),
+    awayMs: candidate.awayMs,
     correction: rounded(parts.correction),
   };
 }

@@ -30,7 +30,9 @@ export function capabilityBits(of: EngineCapabilities): number {
 
 /** What a call needs; an engine can take it when `(capabilityBits & needBits) === needBits`. */
 export function needBits(needs: readonly Need[]): number {
-  return needs.reduce((all, { capability }) => all | bits[capability], 0);
+  let all = 0;
+  for (const { capability } of needs) all |= bits[capability];
+  return all;
 }
 
 /** The first need that an engine with `able` lacks. */

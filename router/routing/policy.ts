@@ -8,6 +8,8 @@ export interface PolicyView {
   readonly size: number;
   /** `index` from 0 to size - 1, in no meaningful order. */
   at(index: number): Candidate;
+  /** One of the router's own zone, by chance; undefined where none is, or all are. */
+  near(random: Random): Candidate | undefined;
   /** Some of those that hold the longest prefixes of the prompt, longest first; empty when none is known to hold any. */
   matches(): readonly Candidate[];
   /** Whole prompt blocks that the replica holds from the prompt's beginning. */

@@ -1,7 +1,8 @@
 import { invariant } from "#kernel/invariant.ts";
 import { type Random, randomInt } from "#kernel/random.ts";
 import type { Candidate } from "./candidate.ts";
-import type { HashRing } from "./hash-ring.ts";
+import type { DeploymentPool } from "./deployment-pool.ts";
+import type { Fleet } from "./fleet.ts";
 import type { PolicyView } from "./policy.ts";
 import type { PrefixIndex } from "./prefix-index.ts";
 import type { ReadySet } from "./ready-set.ts";
@@ -11,31 +12,35 @@ import type { Replica } from "./replica.ts";
 const mostMatches = 4;
 /** Replicas looked at for the least loaded, when what is known of them turns out to be old. */
 const mostTries = 8;
+const noMatches: readonly Candidate[] = [];
 /** Places of the ring that one pick looks at. */
 const mostPlaces = 256;
 
 export interface PoolViewParts {
-  /** At least one, none of them empty. */
+  /** Of `pool`: at least one, none of them empty. */
   readonly sets: readonly ReadySet[];
-  readonly ring: () => HashRing<Replica>;
+  readonly pool: DeploymentPool;
+  readonly fleet: Fleet;
   readonly index: PrefixIndex;
-  readonly replica: (replicaId: string) => Replica | undefined;
-  /** Brings a replica's load up to date before a policy weighs it. */
-  readonly refresh: (replica: Replica) => void;
   /** Empty when the call has no prompt. */
   readonly promptBlocks: Uint32Array;
+  /** Of the pick. */
+  readonly nowMs: number;
 }
 
 /** What a policy sees of a deployment during one pick. */
 export class PoolView implements PolicyView {
   readonly size: number;
   readonly #parts: PoolViewParts;
-  readonly #blocks = new Map<string, number>();
+  /** Of the prompt, by replica; made when there is a prompt. */
+  #blocks: Map<string, number> | undefined;
   #matches: readonly Candidate[] | undefined;
 
   constructor(parts: PoolViewParts) {
     this.#parts = parts;
-    this.size = parts.sets.reduce((sum, set) => sum + set.size, 0);
+    let size = 0;
+    for (const set of parts.sets) size += set.size;
+    this.size = size;
   }
 
   get meanCalls(): number {
@@ -51,26 +56,27 @@ export class PoolView implements PolicyView {
     invariant(false, `a view of ${this.size} replicas was asked for number ${index}`);
   }
 
-  matches(): readonly Candidate[] {
-    if (this.#matches) return this.#matches;
-    const { index, promptBlocks } = this.#parts;
-    const found: Candidate[] = [];
-    if (promptBlocks.length > 0) {
-      const accept = (replicaId: string): boolean => this.#ready(replicaId) !== undefined;
-      for (const { replicaId, blocks } of index.longest(promptBlocks, accept, mostMatches)) {
-        const replica = this.#ready(replicaId);
-        if (!replica) continue;
-        this.#blocks.set(replicaId, blocks);
-        found.push(this.#fresh(replica));
-      }
+  near(random: Random): Candidate | undefined {
+    let near = 0;
+    for (const set of this.#parts.sets) if (set.near) near += set.size;
+    if (near === 0 || near === this.size) return undefined;
+    let rest = randomInt(random, near);
+    for (const set of this.#parts.sets) {
+      if (!set.near) continue;
+      if (rest < set.size) return this.#fresh(set.at(rest));
+      rest -= set.size;
     }
-    this.#matches = found;
-    return found;
+    invariant(false, `one of ${near} near replicas was not found`);
+  }
+
+  matches(): readonly Candidate[] {
+    return (this.#matches ??= this.#findMatches());
   }
 
   matchedBlocks({ replicaId }: Candidate): number {
     const { index, promptBlocks } = this.#parts;
     if (promptBlocks.length === 0) return 0;
+    this.#blocks ??= new Map();
     let blocks = this.#blocks.get(replicaId);
     if (blocks === undefined) this.#blocks.set(replicaId, (blocks = index.matched(replicaId, promptBlocks)));
     return blocks;
@@ -91,7 +97,7 @@ export class PoolView implements PolicyView {
   *owners(key: number, limit: number): Generator<Candidate> {
     const seen = new Set<Replica>();
     let looks = 0;
-    for (const replica of this.#parts.ring().from(key)) {
+    for (const replica of this.#parts.pool.ring.from(key)) {
       // Replicas of other abilities, or excluded, lie between; a ring full of them must not be walked to its end.
       if (seen.size === limit || looks++ === mostPlaces) return;
       if (seen.has(replica) || !replica.set || !this.#parts.sets.includes(replica.set)) continue;
@@ -100,23 +106,48 @@ export class PoolView implements PolicyView {
     }
   }
 
+  #findMatches(): readonly Candidate[] {
+    const { index, promptBlocks } = this.#parts;
+    if (promptBlocks.length === 0) return noMatches;
+    const accept = (replicaId: string): boolean => this.#ready(replicaId) !== undefined;
+    const found: Candidate[] = [];
+    this.#blocks ??= new Map();
+    for (const { replicaId, blocks } of index.longest(promptBlocks, accept, mostMatches)) {
+      const replica = this.#ready(replicaId);
+      if (!replica) continue;
+      this.#blocks.set(replicaId, blocks);
+      found.push(this.#fresh(replica));
+    }
+    return found;
+  }
+
+  /** Any of the emptiest, as likely as another. */
   #emptiest(random: Random): Replica {
     const { sets } = this.#parts;
-    const lowest = Math.min(...sets.map((set) => set.lowestLevel));
-    const emptiest = sets.filter((set) => set.lowestLevel === lowest);
-    const set = emptiest[randomInt(random, emptiest.length)];
-    invariant(set, "a view has at least one set");
-    return set.leastLoaded(random);
+    let lowest = Number.POSITIVE_INFINITY;
+    let count = 0;
+    for (const set of sets) {
+      if (set.lowestLevel > lowest) continue;
+      count = set.lowestCount + (set.lowestLevel === lowest ? count : 0);
+      lowest = set.lowestLevel;
+    }
+    let rest = sets.length === 1 ? 0 : randomInt(random, count);
+    for (const set of sets) {
+      if (set.lowestLevel !== lowest) continue;
+      if (rest < set.lowestCount) return set.leastLoaded(random);
+      rest -= set.lowestCount;
+    }
+    invariant(false, "a view has at least one replica");
   }
 
   #fresh(replica: Replica): Replica {
-    this.#parts.refresh(replica);
+    this.#parts.fleet.refresh(replica, this.#parts.nowMs);
     return replica;
   }
 
   /** The replica if it is one of this view. */
   #ready(replicaId: string): Replica | undefined {
-    const replica = this.#parts.replica(replicaId);
+    const replica = this.#parts.fleet.replica(replicaId);
     return replica?.set && this.#parts.sets.includes(replica.set) ? replica : undefined;
   }
 }

@@ -18,6 +18,8 @@ function candidate(load: Partial<Candidate> = {}): Candidate {
     stepTimeUs: 10_000,
     prefillTokensPerS: 2_000,
     correction: 1,
+    fill: "free",
+    awayMs: 0,
     ...load,
   };
 }

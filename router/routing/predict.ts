@@ -28,7 +28,7 @@ export interface Prediction {
   readonly correction: number;
   /** Of the first token: (wait + backlog + prefill + step) × correction. */
   readonly ttftMs: number;
-  /** What is compared: ttftMs + shareMs. */
+  /** What is compared: ttftMs + shareMs + the candidate's awayMs. */
   readonly costMs: number;
 }
 
@@ -61,6 +61,6 @@ export function predict(candidate: Candidate, uncachedTokens: number, rates: Rat
     shareMs,
     correction,
     ttftMs,
-    costMs: ttftMs + shareMs,
+    costMs: ttftMs + shareMs + candidate.awayMs,
   };
 }

@@ -1,6 +1,6 @@
 import { invariant } from "#kernel/invariant.ts";
 import { type Random, randomInt } from "#kernel/random.ts";
-import { isSaturated } from "./candidate.ts";
+import type { Fill } from "./fill.ts";
 import type { Replica } from "./replica.ts";
 
 /** Levels from an empty batch to a full one. */
@@ -15,6 +15,8 @@ const levelCount = 1_024;
  */
 export class ReadySet {
   readonly able: number;
+  /** Of the router's own zone. */
+  readonly near: boolean;
   readonly #items: Replica[] = [];
   readonly #levels: Replica[][] = [];
   #lowest = 0;
@@ -22,8 +24,9 @@ export class ReadySet {
   /** The calls that each replica was counted with, by index. */
   readonly #counted: number[] = [];
 
-  constructor(able: number) {
+  constructor(able: number, near: boolean) {
     this.able = able;
+    this.near = near;
   }
 
   get size(): number {
@@ -38,6 +41,16 @@ export class ReadySet {
   /** How full the emptiest is; only of a set that is not empty. */
   get lowestLevel(): number {
     return this.#lowest;
+  }
+
+  /** How many are as empty as that. */
+  get lowestCount(): number {
+    return this.#levels[this.#lowest]?.length ?? 0;
+  }
+
+  /** Whether one of them is not full, as far as their loads have been read. */
+  get hasRoom(): boolean {
+    return this.#items.length > 0 && this.#lowest <= levelsPerBatch;
   }
 
   at(index: number): Replica {
@@ -56,6 +69,7 @@ export class ReadySet {
 
   remove(replica: Replica): void {
     this.#leave(replica);
+    if (this.#items.length > 1) this.#findLowest();
     this.#calls -= this.#counted[replica.index] ?? 0;
     const last = this.#items.pop();
     const lastCounted = this.#counted.pop();
@@ -75,6 +89,14 @@ export class ReadySet {
     if (level === replica.level) return;
     this.#leave(replica);
     this.#enter(replica, level);
+    this.#findLowest();
+  }
+
+  /** One of the least full. */
+  emptiest(): Replica {
+    const replica = this.#levels[this.#lowest]?.at(-1);
+    invariant(replica, "the emptiest of no replicas was asked for");
+    return replica;
   }
 
   /** One of the least full, by chance, so that routers that see the same loads do not all choose the same one. */
@@ -99,15 +121,22 @@ export class ReadySet {
       place[replica.levelIndex] = last;
       last.levelIndex = replica.levelIndex;
     }
+  }
+
+  /** Upwards from where it was; one of them is not below that. */
+  #findLowest(): void {
     while (this.#lowest < levelCount - 1 && (this.#levels[this.#lowest]?.length ?? 0) === 0) this.#lowest += 1;
   }
 }
 
-/** Saturated ones (see candidate.ts) have at least `levelsPerBatch`, the others less. */
-function levelOf(replica: Replica): number {
-  const { calls, parallelSequences } = replica;
+function levelOf({ calls, parallelSequences, fill }: Replica): number {
   const fullness = parallelSequences > 0 ? Math.floor((calls * levelsPerBatch) / parallelSequences) : calls;
-  return isSaturated(replica)
-    ? Math.min(levelCount - 1, Math.max(levelsPerBatch, fullness))
-    : Math.min(levelsPerBatch - 1, fullness);
+  const [least, most] = levelsOf[fill];
+  return Math.max(least, Math.min(most, fullness));
 }
+
+const levelsOf: { readonly [F in Fill]: readonly [number, number] } = {
+  free: [0, levelsPerBatch - 1],
+  "at-hand": [levelsPerBatch, levelsPerBatch],
+  full: [levelsPerBatch + 1, levelCount - 1],
+};

@@ -1,5 +1,7 @@
 import type { Replica as DiscoveredReplica } from "#gen/helixmesh/discovery/v1/discovery_pb.ts";
 import type { Candidate } from "./candidate.ts";
+import { type Fill, fillOf, isHeldUp } from "./fill.ts";
+import { LearnedLimit } from "./learned-limit.ts";
 import { capabilityBits } from "./need.ts";
 import type { ReadySet } from "./ready-set.ts";
 import type { ReplicaView } from "./replica-view.ts";
@@ -22,12 +24,19 @@ export class Replica implements Candidate {
   level = 0;
   levelIndex = 0;
   able = 0;
+  /** Of this router's zone. */
+  near = false;
+  awayMs = 0;
   parallelSequences = 0;
   running = 0;
   queued = 0;
   stepTimeUs = 0;
   prefillTokensPerS = 0;
   correction = 1;
+  calls = 0;
+  fill: Fill = "free";
+  heldUp = false;
+  #limit: LearnedLimit | undefined;
   #load: ReplicaView["load"];
   #capabilities: ReplicaView["capabilities"];
   #correctedAtMs = 0;
@@ -43,8 +52,9 @@ export class Replica implements Candidate {
     this.deployment = replica.deployment;
   }
 
-  get calls(): number {
-    return this.#othersCalls + this.#ownCalls;
+  /** Calls at once, learnt from refusals; infinite as a rule. */
+  get mostCalls(): number {
+    return this.#limit?.calls ?? Number.POSITIVE_INFINITY;
   }
 
   get backlogTokens(): number {
@@ -63,11 +73,13 @@ export class Replica implements Candidate {
     }
     this.running = load?.running ?? 0;
     this.queued = load?.queued ?? 0;
+    this.heldUp = load !== undefined && isHeldUp(load);
     this.stepTimeUs = load?.stepTimeUs ?? 0;
     this.prefillTokensPerS = load?.prefillTokensPerS ?? 0;
     this.#reportedBacklog = Number(load?.prefillBacklogTokens ?? 0n);
     // Own calls that are still on their way there make the others look fewer, for one report.
     this.#othersCalls = Math.max(0, this.running + this.queued - this.#ownCalls);
+    this.#weigh();
     return true;
   }
 
@@ -75,6 +87,7 @@ export class Replica implements Candidate {
   sent(tokens: number): void {
     this.#ownCalls += 1;
     this.#ownTokens += tokens;
+    this.#weigh();
   }
 
   /** The engine took a call that was sent with `tokens`. */
@@ -82,8 +95,25 @@ export class Replica implements Candidate {
     this.#ownTokens -= tokens;
   }
 
+  /** The call has left it. */
   ended(): void {
     this.#ownCalls -= 1;
+    this.#weigh();
+  }
+
+  /** It had no room for a call, which has left it. */
+  refused(): void {
+    this.#limit ??= new LearnedLimit();
+    this.#limit.refused(this.calls);
+    this.#weigh();
+  }
+
+  /** A call ended well. */
+  served(): void {
+    if (!this.#limit) return;
+    this.#limit.ended();
+    if (this.#limit.calls === Number.POSITIVE_INFINITY) this.#limit = undefined;
+    this.#weigh();
   }
 
   /** Learns from one call: its observed time over the one predicted without this correction. */
@@ -99,6 +129,12 @@ export class Replica implements Candidate {
     this.correction **= 0.5 ** ((nowMs - this.#correctedAtMs) / halfLifeMs);
     this.#correctedAtMs = nowMs;
     if (Math.abs(this.correction - 1) < 0.01) this.correction = 1;
+  }
+
+  #weigh(): void {
+    this.calls = this.#othersCalls + this.#ownCalls;
+    this.fill = fillOf(this);
+    this.set?.update(this);
   }
 }
 

@@ -140,3 +140,52 @@ describe("a pick", () => {
     expect(await mesh.metrics.text()).toMatch(/routing_prefix_guesses_total\S* 1\n/);
   });
 });
+
+describe("a pick by a router with a zone", () => {
+  const ids = Array.from({ length: 30 }, (_, index) => `r${index + 1}`);
+  /** One replica in three is in the router's zone. */
+  function zoned(zoneOf = (index: number) => ["a", "b", "c"][index % 3] ?? "", zone = "a"): TestFleet {
+    const mesh = new TestFleet({ zone });
+    place(mesh, zoneOf);
+    for (const id of ids) mesh.link(id);
+    return mesh;
+  }
+  function place(mesh: TestFleet, zoneOf: (index: number) => string): void {
+    const zones = Object.fromEntries(ids.map((id, index) => [id.replace("r", "n"), zoneOf(index)]));
+    mesh.discover([{ name: "d", model: "pocket" }], { d: ids }, zones);
+  }
+  const inZone = (picked: readonly string[]) => picked.filter((id) => (Number(id.slice(1)) - 1) % 3 === 0).length;
+
+  test("goes to a replica of its zone where others would be no sooner by more than the penalty", () => {
+    expect(inZone(zoned().replicas(100))).toBe(100);
+  });
+
+  test("goes to another zone where the first token comes sooner there", () => {
+    const mesh = zoned();
+    for (const [index, id] of ids.entries()) if (index % 3 === 0) mesh.load(id, { running: 1, stepTimeUs: 20_000 });
+    // The few that meet nobody else by chance.
+    expect(inZone(mesh.replicas(100))).toBeLessThan(20);
+  });
+
+  test("says what another zone costs", () => {
+    const { explanation } = zoned().picked({ explain: true });
+    const costs = explanation?.candidates.map(({ replica, awayMs }) => [inZone([replica]), awayMs]);
+    expect(costs).toContainEqual([1, 0]);
+    expect(costs).toContainEqual([0, 5]);
+  });
+
+  test("goes to where the zone has gone", () => {
+    const mesh = zoned();
+    place(mesh, (index) => (index === 4 ? "a" : "b"));
+    expect(new Set(mesh.replicas(50))).toEqual(new Set(["r5"]));
+  });
+
+  test.each([
+    ["it does not know its own zone", ["a", "b", "c"], ""],
+    ["it does not know the nodes' zones", ["", "", ""], "a"],
+    ["none of them is in its zone", ["b", "b", "c"], "a"],
+  ])("goes anywhere where %s", (_why, zones, zone) => {
+    const picked = new Set(zoned((index) => zones[index % 3] ?? "", zone).replicas(300));
+    expect(picked.size).toBe(ids.length);
+  });
+});

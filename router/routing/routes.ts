@@ -1,19 +1,17 @@
 import type { Deployment } from "#gen/helixmesh/discovery/v1/discovery_pb.ts";
-import { type DeploymentRouting, ReplicaState } from "#gen/helixmesh/type/v1/type_pb.ts";
+import type { DeploymentRouting } from "#gen/helixmesh/type/v1/type_pb.ts";
 import type { Clock } from "#kernel/clock.ts";
 import type { Random } from "#kernel/random.ts";
-import type { IndexedSnapshot } from "../discovery/snapshot.ts";
 import { isSaturated } from "./candidate.ts";
-import { DeploymentPool } from "./deployment-pool.ts";
 import { type Explanation, explain } from "./explain.ts";
+import type { Fleet } from "./fleet.ts";
 import { hashText, mix32 } from "./hash.ts";
 import { type Need, needBits } from "./need.ts";
 import { isPolicyName, policies, type PolicyName } from "./policies/index.ts";
 import type { Choice, PolicyContext } from "./policy.ts";
 import { PoolView } from "./pool-view.ts";
 import type { PrefixIndex } from "./prefix-index.ts";
-import { Replica } from "./replica.ts";
-import type { ReplicaLookup, ReplicaView } from "./replica-view.ts";
+import type { Replica } from "./replica.ts";
 import type { RoutingMetrics } from "./routing-metrics.ts";
 import { SentCall } from "./sent-call.ts";
 import { chooseDeployment, chooseShadows, fallbackModels } from "./split.ts";
@@ -28,8 +26,7 @@ const sweep = 4;
 const noBlocks = new Uint32Array();
 
 export interface RoutesOptions {
-  /** What the links know. */
-  readonly lookup: ReplicaLookup;
+  readonly fleet: Fleet;
   readonly prefixes: PrefixIndex;
   /** For deployments that name none. */
   readonly policy: PolicyName;
@@ -86,54 +83,21 @@ export type PickResult =
   | { readonly kind: "unsupported"; readonly need: Need };
 
 /**
- * Where calls go. Follows discovery and the links as they change, so that a pick looks at a handful of replicas
- * whatever their number: those with the longest prefix, a few by chance, the least loaded, the session's own.
+ * Where calls go. A pick looks at a handful of replicas whatever their number: those with the longest prefix, a few by
+ * chance, the least loaded, the session's own.
  */
 export class Routes {
   readonly #options: RoutesOptions;
-  readonly #pools = new Map<string, DeploymentPool>();
-  readonly #replicas = new Map<string, Replica>();
-  readonly #byNode = new Map<string, Set<Replica>>();
-  #snapshot: IndexedSnapshot | undefined;
 
   constructor(options: RoutesOptions) {
     this.#options = options;
-  }
-
-  /** The snapshot changed. Costs a look at every replica; calls cost none. */
-  follow(snapshot: IndexedSnapshot): void {
-    const before = this.#snapshot;
-    this.#snapshot = snapshot;
-    if (before?.replicas !== snapshot.replicas || before.deployments !== snapshot.deployments) {
-      for (const replica of this.#replicas.values()) {
-        const now = snapshot.replicas.get(replica.replicaId);
-        const stays = now?.nodeId === replica.nodeId && now.deployment === replica.deployment;
-        if (!stays || !snapshot.deployments.has(replica.deployment)) this.#drop(replica);
-      }
-      for (const name of this.#pools.keys()) if (!snapshot.deployments.has(name)) this.#pools.delete(name);
-      for (const discovered of snapshot.replicas.values()) {
-        if (this.#replicas.has(discovered.replicaId) || !snapshot.deployments.has(discovered.deployment)) continue;
-        this.#take(new Replica(discovered));
-      }
-    }
-    if (before?.nodes !== snapshot.nodes) {
-      for (const nodeId of before?.nodes.keys() ?? []) {
-        if (!snapshot.nodes.has(nodeId)) this.#options.prefixes.forget(nodeId);
-      }
-    }
-  }
-
-  /** A link, or a replica on it, takes calls now or no longer; of all nodes when none is named. */
-  linkChanged(nodeId?: string): void {
-    const replicas = nodeId === undefined ? this.#replicas.values() : (this.#byNode.get(nodeId) ?? []);
-    for (const replica of replicas) this.#look(replica);
   }
 
   /** Chooses a replica for the call among the model's deployments, else among those of its fallback models. */
   pick(ask: Ask): PickResult {
     const result = this.#pickModel(ask);
     if (result.kind === "picked" || result.kind === "unsupported" || ask.deployment !== undefined) return result;
-    for (const model of fallbackModels(this.#deployments(ask.model))) {
+    for (const model of fallbackModels(this.#options.fleet.deployments(ask.model))) {
       const fallback = this.#pickModel({ ...ask, model });
       if (fallback.kind !== "picked") continue;
       this.#options.metrics.fellBack();
@@ -144,51 +108,48 @@ export class Routes {
 
   /** The deployments that get a copy of a call to the model, by chance. */
   shadows(model: string): readonly string[] {
-    return chooseShadows(this.#deployments(model), () => this.#options.random.next()).map(({ name }) => name);
+    return chooseShadows(this.#options.fleet.deployments(model), () => this.#options.random.next()).map(
+      ({ name }) => name,
+    );
   }
 
   #pickModel(ask: Ask): PickResult {
+    const { fleet } = this.#options;
     const bits = needBits(ask.needs);
-    const deployments = this.#deployments(ask.model);
-    const excluded = [...(ask.exclude ?? [])].flatMap((replicaId) => this.#replicas.get(replicaId) ?? []);
-    const canTake = ({ name }: Deployment): boolean => this.#pool(name).able(bits).length > 0;
-    const choose = (): Deployment | undefined => {
-      if (ask.deployment !== undefined) return deployments.find((one) => one.name === ask.deployment && canTake(one));
-      const roll = ask.session === undefined ? this.#options.random.next() : hashText(ask.session) / 2 ** 32;
-      return chooseDeployment(deployments, { canary: ask.canary, roll }, canTake);
-    };
-    const hidden = excluded.filter((replica) => replica.set !== undefined);
-    for (const replica of hidden) this.#pool(replica.deployment).hide(replica);
+    const deployments = fleet.deployments(ask.model);
+    const hidden = ask.exclude && ask.exclude.size > 0 ? fleet.ready(ask.exclude) : nobody;
+    for (const replica of hidden) fleet.pool(replica.deployment).hide(replica);
     let picked: Picked | undefined;
     try {
-      const deployment = choose();
+      const deployment = this.#choose(ask, bits, deployments);
       picked = deployment && this.#pickReplica(ask, bits, deployment);
     } finally {
-      for (const replica of hidden) this.#pool(replica.deployment).show(replica);
+      for (const replica of hidden) fleet.pool(replica.deployment).show(replica);
     }
     if (picked) return { kind: "picked", picked };
-    if (hidden.length > 0 && choose()) return { kind: "excluded" };
+    if (hidden.length > 0 && this.#choose(ask, bits, deployments)) return { kind: "excluded" };
     for (const { name } of deployments) {
-      const need = this.#pool(name).lacks(ask.needs);
+      const need = fleet.pool(name).lacks(ask.needs);
       if (need) return { kind: "unsupported", need };
     }
     return { kind: "none-ready" };
   }
 
+  #choose(ask: Ask, bits: number, deployments: readonly Deployment[]): Deployment | undefined {
+    const { fleet, random } = this.#options;
+    const canTake = ({ name }: Deployment): boolean => fleet.pool(name).canTake(bits);
+    if (ask.deployment !== undefined) return deployments.find((one) => one.name === ask.deployment && canTake(one));
+    const roll = ask.session === undefined ? random.next() : hashText(ask.session) / 2 ** 32;
+    return chooseDeployment(deployments, { canary: ask.canary, roll }, canTake);
+  }
+
   #pickReplica(ask: Ask, bits: number, deployment: Deployment): Picked {
-    const { lookup, prefixes, random, clock, metrics, blockBytes } = this.#options;
-    const pool = this.#pool(deployment.name);
-    const refresh = (replica: Replica): void => this.#refresh(replica, pool, lookup(replica.nodeId, replica.replicaId));
-    pool.sweep(sweep, refresh);
+    const { fleet, prefixes, random, clock, metrics, blockBytes } = this.#options;
+    const pool = fleet.pool(deployment.name);
+    const nowMs = clock.monotonicMs();
+    pool.sweep(sweep, (replica) => fleet.refresh(replica, nowMs));
     const promptBlocks = ask.promptBlocks ?? noBlocks;
-    const view = new PoolView({
-      sets: pool.able(bits),
-      ring: () => pool.ring,
-      index: prefixes,
-      replica: (replicaId) => this.#replicas.get(replicaId),
-      refresh,
-      promptBlocks,
-    });
+    const view = new PoolView({ sets: pool.able(bits), pool, fleet, index: prefixes, promptBlocks, nowMs });
     const promptTokens = ask.promptBytes * pool.rates.tokensPerByte;
     const context: PolicyContext = {
       random,
@@ -218,56 +179,16 @@ export class Routes {
         : undefined,
       dispatched: () => {
         if (promptBlocks.length > 0 && prefixes.picked(nodeId, replicaId, promptBlocks)) metrics.prefixGuessed();
-        const replica = this.#replicas.get(replicaId);
+        const replica = fleet.replica(replicaId);
         const { rates } = pool;
         const uncachedTokens = Math.max(0, promptTokens - matchedBlocks * context.blockTokens);
         return new SentCall({ replica, rates, uncachedTokens, promptBytes: ask.promptBytes, clock, metrics });
       },
     };
   }
-
-  #deployments(model: string): readonly Deployment[] {
-    return this.#snapshot?.deploymentsOfModel.get(model) ?? [];
-  }
-
-  #pool(deployment: string): DeploymentPool {
-    let pool = this.#pools.get(deployment);
-    if (!pool) this.#pools.set(deployment, (pool = new DeploymentPool()));
-    return pool;
-  }
-
-  #take(replica: Replica): void {
-    this.#replicas.set(replica.replicaId, replica);
-    let onNode = this.#byNode.get(replica.nodeId);
-    if (!onNode) this.#byNode.set(replica.nodeId, (onNode = new Set()));
-    onNode.add(replica);
-    this.#look(replica);
-  }
-
-  #drop(replica: Replica): void {
-    this.#pool(replica.deployment).dismiss(replica);
-    this.#replicas.delete(replica.replicaId);
-    const onNode = this.#byNode.get(replica.nodeId);
-    onNode?.delete(replica);
-    if (onNode?.size === 0) this.#byNode.delete(replica.nodeId);
-  }
-
-  /** Puts the replica where its link says it belongs. */
-  #look(replica: Replica): void {
-    const view = this.#options.lookup(replica.nodeId, replica.replicaId);
-    const pool = this.#pool(replica.deployment);
-    if (view?.state !== ReplicaState.READY || !view.capabilities) return pool.dismiss(replica);
-    this.#refresh(replica, pool, view);
-    pool.admit(replica);
-  }
-
-  /** Takes over a replica's newest load. Reports come with every decode step, so they are read only where they matter. */
-  #refresh(replica: Replica, pool: DeploymentPool, view: ReplicaView | undefined): void {
-    if (!view || !replica.report(view, this.#options.clock.monotonicMs())) return;
-    replica.set?.update(replica);
-    pool.rates.observeLoad(replica.running, replica.stepTimeUs, replica.prefillTokensPerS);
-  }
 }
+
+const nobody: readonly Replica[] = [];
 
 /** A session stays where its hash puts it while that replica has room; without, the policy decides. */
 function sessionChoice(

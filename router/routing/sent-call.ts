@@ -33,7 +33,6 @@ export class SentCall {
     this.#predictedMs = prediction?.ttftMs ?? 0;
     this.#correction = prediction?.correction ?? 1;
     replica?.sent(uncachedTokens);
-    replica?.set?.update(replica);
   }
 
   /** The engine took the call: its prompt is in what the agent reports from now on. */
@@ -65,7 +64,6 @@ export class SentCall {
     if (this.#state === "answering") rates.observeCall(clock.monotonicMs() - this.#sentAtMs);
     this.#state = "ended";
     replica?.ended();
-    replica?.set?.update(replica);
   }
 
   #leaveSent(): void {

@@ -17,22 +17,28 @@ export function chooseDeployment(
   { canary, roll }: SplitAsk,
   canTake: (deployment: Deployment) => boolean,
 ): Deployment | undefined {
-  const able = deployments.filter((deployment) => !isShadow(deployment) && canTake(deployment));
   if (canary !== undefined && canary !== "") {
-    const canaries = able.filter(({ routing }) => routing?.canary === canary);
+    const canaries = deployments.filter((one) => one.routing?.canary === canary && !isShadow(one) && canTake(one));
     if (canaries.length > 0) return canaries[Math.floor(roll * canaries.length)];
   }
-  const weighted = deployments.some((deployment) => !isShadow(deployment) && weightOf(deployment) > 0);
-  const sharing = able.filter((deployment) =>
-    weighted ? weightOf(deployment) > 0 : (deployment.routing?.canary ?? "") === "",
-  );
-  const total = sharing.reduce((sum, deployment) => sum + (weighted ? weightOf(deployment) : 1), 0);
-  let left = roll * total;
-  for (const deployment of sharing) {
-    left -= weighted ? weightOf(deployment) : 1;
+  const weighted = deployments.some((one) => !isShadow(one) && weightOf(one) > 0);
+  const shareOf = (one: Deployment): number => {
+    if (isShadow(one) || !canTake(one)) return 0;
+    if (weighted) return weightOf(one);
+    return (one.routing?.canary ?? "") === "" ? 1 : 0;
+  };
+  let left = 0;
+  for (const deployment of deployments) left += shareOf(deployment);
+  left *= roll;
+  let last: Deployment | undefined;
+  for (const deployment of deployments) {
+    const share = shareOf(deployment);
+    if (share === 0) continue;
+    last = deployment;
+    left -= share;
     if (left < 0) return deployment;
   }
-  return sharing.at(-1);
+  return last;
 }
 
 /** The deployments that get a copy of a call; `roll` gives a number in [0, 1) for each. */

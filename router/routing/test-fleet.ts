@@ -6,6 +6,7 @@ import { ManualClock } from "#kernel/clock.ts";
 import { Metrics } from "#kernel/metrics.ts";
 import { seededRandom } from "#kernel/random.ts";
 import { indexSnapshot } from "../discovery/snapshot.ts";
+import { Fleet } from "./fleet.ts";
 import type { PolicyName } from "./policies/index.ts";
 import { PrefixIndex } from "./prefix-index.ts";
 import type { ReplicaView } from "./replica-view.ts";
@@ -21,16 +22,29 @@ export const generates = { capability: "generate", parameter: "model" } as const
 export class TestFleet {
   readonly clock = new ManualClock();
   readonly metrics = new Metrics("test");
+  readonly fleet: Fleet;
   readonly routes: Routes;
   readonly prefixes: PrefixIndex;
+  /** Looks at a replica's link. */
+  lookups = 0;
   readonly #views = new Map<string, ReplicaView>();
 
-  constructor(options: { readonly policy?: PolicyName; readonly seed?: number } = {}) {
+  constructor(options: { readonly policy?: PolicyName; readonly seed?: number; readonly zone?: string } = {}) {
     const random = seededRandom(options.seed ?? 1);
     const metrics = routingMetrics(this.metrics);
     this.prefixes = new PrefixIndex({ maxEntries: 100_000, random, metrics });
+    this.fleet = new Fleet({
+      lookup: (_nodeId, replicaId) => {
+        this.lookups += 1;
+        return this.#views.get(replicaId);
+      },
+      prefixes: this.prefixes,
+      zone: options.zone ?? "",
+      zonePenaltyMs: 5,
+      clock: this.clock,
+    });
     this.routes = new Routes({
-      lookup: (_nodeId, replicaId) => this.#views.get(replicaId),
+      fleet: this.fleet,
       prefixes: this.prefixes,
       policy: options.policy ?? "predicted-ttft",
       blockBytes: 256,
@@ -44,13 +58,17 @@ export class TestFleet {
   discover(
     deployments: MessageInitShape<typeof SnapshotSchema>["deployments"],
     replicas: Readonly<Record<string, readonly string[]>>,
+    zones: Readonly<Record<string, string>> = {},
   ): void {
     const all = Object.entries(replicas).flatMap(([deployment, ids]) =>
       ids.map((replicaId) => ({ replicaId, deployment, nodeId: replicaId.replace("r", "n") })),
     );
     const models = [...new Set((deployments ?? []).map(({ model = "" }) => model))].map((name) => ({ name }));
-    const nodes = [...new Set(all.map(({ nodeId }) => nodeId))].map((nodeId) => ({ nodeId }));
-    this.routes.follow(
+    const nodes = [...new Set(all.map(({ nodeId }) => nodeId))].map((nodeId) => ({
+      nodeId,
+      zone: zones[nodeId] ?? "",
+    }));
+    this.fleet.follow(
       indexSnapshot(create(SnapshotSchema, { models, deployments: deployments ?? [], replicas: all, nodes })),
     );
   }
@@ -70,18 +88,18 @@ export class TestFleet {
       load: undefined,
       inFlight: 0,
     });
-    this.routes.linkChanged(replicaId.replace("r", "n"));
+    this.fleet.linkChanged(replicaId.replace("r", "n"));
   }
 
   unlink(replicaId: string): void {
     this.#views.delete(replicaId);
-    this.routes.linkChanged(replicaId.replace("r", "n"));
+    this.fleet.linkChanged(replicaId.replace("r", "n"));
   }
 
   /** The agent reports its load, and the router has looked at it. */
   load(replicaId: string, load: Load): void {
     this.loadUnseen(replicaId, load);
-    this.routes.linkChanged(replicaId.replace("r", "n"));
+    this.fleet.linkChanged(replicaId.replace("r", "n"));
   }
 
   /** The agent reports its load. */
