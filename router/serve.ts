@@ -14,7 +14,7 @@ import type { RunningService, ServiceParts, ServiceSettings } from "#kernel/run-
 import { loadTls } from "#kernel/tls.ts";
 import type { Bound } from "#kernel/wire/index.ts";
 import { makeFolder } from "#kernel/make-folder.ts";
-import { authenticate } from "./admission/authenticate.ts";
+import { Authenticator } from "./admission/authenticate.ts";
 import { Limits } from "./admission/limits.ts";
 import { Queues } from "./admission/queues.ts";
 import { Rooms } from "./admission/rooms.ts";
@@ -171,6 +171,7 @@ export async function serveRouter(
     if (draining) return "draining";
     return discovery.present ? undefined : "no snapshot yet: the control plane has not answered, and none is on disk";
   };
+  const authenticator = new Authenticator(clock);
   const doors = await openDoors({
     host: settings.host,
     port: settings.port,
@@ -179,7 +180,7 @@ export async function serveRouter(
     authenticate(authorization) {
       // Without a snapshot no key is known, and the caller's may be good.
       if (!discovery.present) throw noSnapshot();
-      return authenticate(authorization, discovery.snapshot.keys, clock);
+      return authenticator.authenticate(authorization, discovery.snapshot.keys);
     },
     healthy: () => unready() === undefined,
     onCut: (error) => core.cutAll(error),

@@ -5,19 +5,24 @@ import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
 import { KeyRole } from "#gen/helixmesh/type/v1/type_pb.ts";
 import { createApiKey } from "#kernel/api-key.ts";
 import { ManualClock } from "#kernel/clock.ts";
-import { authenticate } from "./authenticate.ts";
+import { Authenticator } from "./authenticate.ts";
 
 const key = createApiKey();
 
-function attempt(authorization: string | null | undefined, change: { role?: KeyRole; expiresAtMs?: bigint } = {}) {
-  const known: Key = create(KeySchema, {
-    keyId: key.id,
-    secretSha256: key.secretSha256,
-    role: KeyRole.INFERENCE,
-    projectId: "project-1",
-    ...change,
-  });
-  return authenticate(authorization, new Map([[key.id, known]]), new ManualClock(1_000));
+interface Change {
+  readonly role?: KeyRole;
+  readonly expiresAtMs?: bigint;
+  readonly secretSha256?: Uint8Array;
+}
+
+function tableOf(change: Change = {}): ReadonlyMap<string, Key> {
+  const { id: keyId, secretSha256 } = key;
+  const known = { keyId, secretSha256, role: KeyRole.INFERENCE, projectId: "project-1", ...change };
+  return new Map([[keyId, create(KeySchema, known)]]);
+}
+
+function attempt(authorization: string | null | undefined, change: Change = {}) {
+  return new Authenticator(new ManualClock(1_000)).authenticate(authorization, tableOf(change));
 }
 
 const refusal = (reason: Reason) => expect.objectContaining({ reason });
@@ -44,5 +49,43 @@ describe("authentication", () => {
 
   test("refuses a key of another role as permission denied", () => {
     expect(() => attempt(`Bearer ${key.text}`, { role: KeyRole.OPERATOR })).toThrow(refusal(Reason.PERMISSION_DENIED));
+  });
+
+  describe("of a key that was good before", () => {
+    const header = `Bearer ${key.text}`;
+    function second(change: Change, clock = new ManualClock(1_000)) {
+      const authenticator = new Authenticator(clock);
+      authenticator.authenticate(header, tableOf({ expiresAtMs: 2_000n }));
+      return (authorization = header) => authenticator.authenticate(authorization, tableOf(change));
+    }
+
+    test("tells whose it is now", () => {
+      expect(second({})()).toEqual({ keyId: key.id, projectId: "project-1" });
+    });
+
+    test("refuses it when its secret has changed, it is of another role, or it has expired", () => {
+      const { secretSha256 } = createApiKey();
+      expect(second({ secretSha256 })).toThrow(refusal(Reason.INVALID_API_KEY));
+      expect(second({ role: KeyRole.OPERATOR })).toThrow(refusal(Reason.PERMISSION_DENIED));
+      expect(second({ expiresAtMs: 900n })).toThrow(refusal(Reason.INVALID_API_KEY));
+    });
+
+    test("refuses it when it is revoked, and every other secret of it", () => {
+      const authenticator = new Authenticator(new ManualClock(1_000));
+      authenticator.authenticate(header, tableOf());
+      expect(() => authenticator.authenticate(header, new Map())).toThrow(refusal(Reason.INVALID_API_KEY));
+      const other = `${header.slice(0, -1)}${header.endsWith("0") ? "1" : "0"}`;
+      expect(() => authenticator.authenticate(other, tableOf())).toThrow(refusal(Reason.INVALID_API_KEY));
+    });
+
+    test("keeps its secret for a minute, and no timer after that", () => {
+      const clock = new ManualClock(1_000);
+      const again = second({}, clock);
+      expect(clock.pendingTimers).toBe(1);
+      clock.advance(60_000);
+      expect(clock.pendingTimers).toBe(0);
+      again();
+      expect(clock.pendingTimers).toBe(1);
+    });
   });
 });

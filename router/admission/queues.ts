@@ -78,7 +78,6 @@ export class Queues {
   enter(ask: Ask, events: AskEvents): Ticket | undefined {
     const { clock, room, bounds } = this.#options;
     const { deployment, tenant, deadlineMs } = ask;
-    const nowMs = clock.monotonicMs();
     const line = this.#line(deployment);
     const { queue, minServiceMs } = line;
     const promptTokens = Math.ceil(ask.bytes / bytesPerToken);
@@ -88,6 +87,7 @@ export class Queues {
       events.onTurn();
       return undefined;
     }
+    const nowMs = clock.monotonicMs();
     const entry: Waiting = { ...ask, promptTokens, minServiceMs, events, enteredMs: nowMs, waits: true };
     queue.setOpen(state !== "cold", nowMs);
     const offer = queue.offer(entry, nowMs);

@@ -35,7 +35,8 @@ export class Placement {
 
   /** `deployment`: where the call had its turn; it goes elsewhere only when nothing is ready there. */
   choose(deployment?: string): Place {
-    const fresh = this.#pickHealthy(new Set(this.#tried.keys()), deployment ?? this.#only);
+    const tried = this.#tried.size === 0 ? nobody : new Set(this.#tried.keys());
+    const fresh = this.#pickHealthy(tried, deployment ?? this.#only);
     switch (fresh.kind) {
       case "picked":
         return this.#placed(fresh.picked);
@@ -157,6 +158,8 @@ export class Placement {
     return new MeshError(Reason.NO_READY_REPLICA, message, options);
   }
 }
+
+const nobody: ReadonlySet<string> = new Set();
 
 /** https://www.w3.org/TR/trace-context/#sampled-flag; a call that is traced explains its routing in its span. */
 function isSampled(traceparent: string): boolean {

@@ -82,7 +82,8 @@ export class Health {
 
   /** An attempt goes to the replica; `succeeded` or `failed` follows, or both when it fails after its first token. */
   dispatched(replicaId: string, deployment: string): void {
-    this.#replica(replicaId, deployment).breaker.dispatched(this.#options.clock.monotonicMs());
+    const { breaker } = this.#replica(replicaId, deployment);
+    if (breaker.kind !== "closed") breaker.dispatched(this.#options.clock.monotonicMs());
   }
 
   /** Its first token came, `ttftMs` after the dispatch. */
