@@ -82,6 +82,7 @@ export const agentSettings = defineSettings({
     env: "HELIXMESH_NODE_ZONE",
     flag: "zone",
     default: "",
+    max: 63,
     doc: "Failure zone of the host, such as eu-1a, which routers of the same zone prefer; without it, unknown.",
   }),
   stateDir: setting.path({

@@ -94,6 +94,7 @@ export const routerSettings = defineSettings({
     env: "HELIXMESH_ROUTER_ZONE",
     flag: "zone",
     default: "",
+    max: 63,
     doc: "Failure zone of this router, such as eu-1a, whose nodes it prefers; without it, what --routers says.",
   }),
   policy: setting.choice({
