@@ -75,8 +75,8 @@ export class PrefixIndex {
     // What was guessed until now gives way to what is true.
     if (digest.snapshot || knowledge.kind === "guessing") this.#clear(holder);
     holder.knowledge = { kind: "told", sequence: digest.sequence };
-    for (const hash of digest.removed) this.#remove(holder, hash);
-    for (const hash of digest.added) this.#add(holder, hash);
+    for (const hash of digest.removed) this.#remove(holder, hash | 0);
+    for (const hash of digest.added) this.#add(holder, hash | 0);
     this.#options.metrics.prefixEntries(this.#entries);
     return "ok";
   }
@@ -105,7 +105,7 @@ export class PrefixIndex {
     // From the end, so that the shortest prefix, which most prompts share, is forgotten last.
     const most = Math.min(hashes.length, guessedBlocksPerReplica);
     for (let i = most - 1; i >= 0; i--) {
-      const hash = hashes[i] ?? 0;
+      const hash = hashAt(hashes, i);
       this.#remove(holder, hash);
       this.#add(holder, hash);
     }
@@ -130,7 +130,7 @@ export class PrefixIndex {
     let blocks = longestHit(hashes, (hash) => this.#sample(hash, accept, limit, undefined));
     for (let step = 1; blocks > 0 && found.size < limit; step *= 2) {
       const before = new Map<string, number>();
-      this.#sample(hashes[blocks - 1] ?? 0, (id) => !found.has(id) && accept(id), limit - found.size, before);
+      this.#sample(hashAt(hashes, blocks - 1), (id) => !found.has(id) && accept(id), limit - found.size, before);
       // One found at a shorter prefix may hold more than that, only less than those before it.
       for (const replicaId of before.keys())
         found.set(replicaId, step === 1 ? blocks : this.matched(replicaId, hashes));
@@ -235,6 +235,11 @@ export class PrefixIndex {
   }
 }
 
+/** As a signed number, as all keys here are: V8 keeps those of 32 bits in place, and allocates for larger ones. */
+function hashAt(hashes: Uint32Array, index: number): number {
+  return (hashes[index] ?? 0) | 0;
+}
+
 /**
  * How many blocks the longest prefix has that `holds`. Looks from the end in growing strides, since a conversation's
  * next prompt is nearly held whole, then between the last miss and the hit: whoever holds a prefix holds the shorter
@@ -244,7 +249,7 @@ function longestHit(hashes: Uint32Array, holds: (hash: number) => boolean): numb
   let miss = hashes.length + 1;
   let hit = 0;
   for (let blocks = hashes.length, stride = 1; blocks > 0; blocks = blocks === 1 ? 0 : Math.max(1, blocks - stride)) {
-    if (holds(hashes[blocks - 1] ?? 0)) {
+    if (holds(hashAt(hashes, blocks - 1))) {
       hit = blocks;
       break;
     }
@@ -254,7 +259,7 @@ function longestHit(hashes: Uint32Array, holds: (hash: number) => boolean): numb
   if (hit === 0) return 0;
   while (miss - hit > 1) {
     const middle = (hit + miss) >>> 1;
-    if (holds(hashes[middle - 1] ?? 0)) hit = middle;
+    if (holds(hashAt(hashes, middle - 1))) hit = middle;
     else miss = middle;
   }
   return hit;
