@@ -152,6 +152,8 @@ describe("a router with two workers", () => {
 test("usage that is left of more workers is shipped by fewer", async () => {
   void answerAll();
   const many = await start("--workers=3", "--usage-flush-timeout=0");
+  // Only a worker that has its snapshot takes calls without a control plane.
+  await metricsOf(many, /router_links_up\{[^}]*\} 3\n/);
   await mesh.control.close();
   await Promise.all(Array.from({ length: 9 }, (_, index) => ask(many, `c${index}`)));
   await many.stop();
