@@ -1,5 +1,5 @@
 import { brotliDecompressSync, gunzipSync } from "node:zlib";
-import { ConnectError } from "@connectrpc/connect";
+import { Code, ConnectError } from "@connectrpc/connect";
 import { findTrailerError, setTrailerStatus } from "@connectrpc/connect/protocol-grpc";
 import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
@@ -55,7 +55,8 @@ export class GrpcMessageReader {
 
   /**
    * @throws MeshError REQUEST_TOO_LARGE before anything past the limit is buffered, INVALID_REQUEST for what is no
-   * message, ROUTE_NOT_FOUND (UNIMPLEMENTED) for an encoding that we do not have. The reader is spent then.
+   * message, ROUTE_NOT_FOUND (UNIMPLEMENTED) for an encoding that we do not have; ConnectError INTERNAL for a message
+   * flagged as compressed where the headers name no encoding. The reader is spent then.
    */
   push(bytes: Buffer, start: number, end: number): void {
     let at = start;
@@ -131,7 +132,9 @@ export class GrpcMessageReader {
   #inflate(bytes: Uint8Array): Buffer {
     const { encoding, maxBytes } = this.#options;
     if (encoding === undefined || encoding === "identity") {
-      throw invalid(`A message is flagged as compressed, but grpc-encoding is ${encoding ?? "not set"}.`);
+      // https://github.com/grpc/grpc/blob/master/doc/compression.md, "Test cases", 4: a library's defect, no caller's.
+      const message = `A message is flagged as compressed, but grpc-encoding is ${encoding ?? "not set"}.`;
+      throw new ConnectError(message, Code.Internal);
     }
     const inflate = inflates.get(encoding);
     if (!inflate) {

@@ -105,6 +105,14 @@ describe("the link's transport", () => {
       },
       /flags 0x9/,
     ],
+    [
+      "is compressed in a way that it does not name",
+      (stream) => {
+        stream.sendHeaders(grpcResponseHeaders);
+        stream.write(Buffer.from([1, 0, 0, 0, 0]));
+      },
+      /flagged as compressed/,
+    ],
   ])("ends when the answer %s", async (_what, serve, message) => {
     const port = await listen(serve);
     expect((await open(port).ended)?.message).toMatch(message);

@@ -1,3 +1,4 @@
+import { ConnectError } from "@connectrpc/connect";
 import { LinkService } from "#gen/helixmesh/link/v1/link_pb.ts";
 import type { Clock } from "#kernel/clock.ts";
 import { GrpcMessageReader, grpcFault, grpcPrefix } from "#kernel/grpc-messages.ts";
@@ -140,7 +141,7 @@ class WireLinkStream implements LinkStream, StreamListener {
       this.#reader?.push(bytes, start, end);
       return undefined;
     } catch (error) {
-      if (error instanceof MeshError) return error;
+      if (error instanceof MeshError || error instanceof ConnectError) return error;
       throw error;
     }
   }
