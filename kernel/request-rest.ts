@@ -9,7 +9,7 @@ const pauseMs = 250;
 /** What clients hold unsent and still read an answer: those on node:http2 reset the stream from 10 MB on. */
 const heldBytes = 8 * 1024 * 1024;
 
-/** What still comes of a request that is refused as too large: read and forgotten before the answer is sent. */
+/** What still comes of a request that is answered before its end: read and forgotten before the answer is sent. */
 export class RequestRest {
   readonly #onOver: () => void;
   readonly #end: Timer;

@@ -93,6 +93,13 @@ test("an unknown caller is refused while its body has not come, over HTTP/2", as
   session.destroy();
 });
 
+test("an unknown caller is told so with 30 MB to send, which no client on node:http2 could hear while it holds them", async () => {
+  const client = createClient(InferenceService, grpc());
+  const error = await faultOf(client.countTokens({ model: "m".repeat(30_000_000) }));
+  expect(error.code).toBe(Code.Unauthenticated);
+  expect(handled).toEqual([]);
+});
+
 test("an unknown caller is refused while its body has not come, over HTTP/1.1", async () => {
   const headers = { "content-type": "application/json", "content-length": "4000000" };
   const request = httpRequest({ port: server.port, path, method: "POST", headers });

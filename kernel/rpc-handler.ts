@@ -105,8 +105,8 @@ export function rpcHandler(options: RpcHandlerOptions): NodeHandler {
     await sendResponse({ ...answer, status }, response, {
       stallTimeoutMs,
       onStall: () => onBound("stalled_client"),
-      // A client that sends message after message hears at once that it may stop.
-      beforeHeaders: () => (isSingle && fault === Reason.REQUEST_TOO_LARGE ? forgetRest(request) : undefined),
+      // A client that sends message after message hears at once that it may stop; one that is too slow has had its time.
+      beforeHeaders: () => (isSingle && fault !== Reason.DEADLINE_EXCEEDED ? forgetRest(request) : undefined),
     });
     dropRest(request);
   }

@@ -77,7 +77,7 @@ class GenerateStream implements StreamListener, ResponseSink {
   #bodyTimer: Timer | undefined;
   #message: Buffer | undefined;
   #call: RunningCall | undefined;
-  /** While the rest of a request that is too large is read and forgotten. */
+  /** While the rest of a request that is refused is read and forgotten. */
   #rest: RequestRest | undefined;
   #opened = false;
   /** Answered, or gone: what still comes of the request is of no use. */
@@ -219,12 +219,13 @@ class GenerateStream implements StreamListener, ResponseSink {
     if (this.#over) return;
     const { logger, onBound } = this.#parts;
     this.#bodyTimer?.cancel();
-    if (thrown instanceof ConnectError) return this.fail(thrown);
-    const error = MeshError.from(thrown);
-    if (error.reason === Reason.INTERNAL) logger.error("rpc failed", { callId: this.#callId, error });
-    if (error.reason === Reason.REQUEST_TOO_LARGE) onBound("message_bytes");
-    if (error.reason === Reason.DEADLINE_EXCEEDED) onBound("request_time");
-    if (error.reason !== Reason.REQUEST_TOO_LARGE || !this.#stream.state.receives) return this.fail(error);
+    const error = thrown instanceof ConnectError ? thrown : MeshError.from(thrown);
+    const reason = error instanceof MeshError ? error.reason : undefined;
+    if (reason === Reason.INTERNAL) logger.error("rpc failed", { callId: this.#callId, error });
+    if (reason === Reason.REQUEST_TOO_LARGE) onBound("message_bytes");
+    if (reason === Reason.DEADLINE_EXCEEDED) onBound("request_time");
+    // One that is too slow has had its time.
+    if (reason === Reason.DEADLINE_EXCEEDED || !this.#stream.state.receives) return this.fail(error);
     this.#over = true;
     this.#rest = new RequestRest(() => {
       this.#rest = undefined;

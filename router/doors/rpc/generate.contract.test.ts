@@ -138,11 +138,18 @@ describe.each(forms)("Generate over $contentType", (form) => {
 
   test.each([
     ["a wrong key", { headers: { authorization: "Bearer hm_x" } }, {}, Code.Unauthenticated, Reason.INVALID_API_KEY],
+    // Clients on node:http2 can take no answer while they hold 10 MB unsent.
+    [
+      "a wrong key with 30 MB",
+      { headers: { authorization: "Bearer hm_x" } },
+      { stop: ["x".repeat(30_000_000)] },
+      Code.Unauthenticated,
+      Reason.INVALID_API_KEY,
+    ],
     ["no key", { headers: { authorization: "" } }, {}, Code.Unauthenticated, Reason.INVALID_API_KEY],
     ["a wrong value", {}, { sampling: { temperature: 3 } }, Code.InvalidArgument, Reason.INVALID_REQUEST],
     ["an unknown model", {}, { model: "nope" }, Code.NotFound, Reason.MODEL_NOT_FOUND],
     ["a body too large", {}, { stop: ["x".repeat(3_000)] }, Code.ResourceExhausted, Reason.REQUEST_TOO_LARGE],
-    // Clients on node:http2 can take no answer while they hold 10 MB unsent.
     ["one of 30 MB", {}, { stop: ["x".repeat(30_000_000)] }, Code.ResourceExhausted, Reason.REQUEST_TOO_LARGE],
     [
       "one that inflates",
