@@ -50,7 +50,8 @@ export type ErrorDetail = Message<"helixmesh.error.v1.ErrorDetail"> & {
   retryable: boolean;
 
   /**
-   * Milliseconds to wait before a retry; 0 means no advice.
+   * Milliseconds to wait before a retry; 0 means no advice. Otherwise a google.rpc.RetryInfo behind this detail says the
+   * same to clients that know only that.
    *
    * @generated from field: uint64 retry_after_ms = 5;
    */
