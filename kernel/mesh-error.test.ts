@@ -13,6 +13,22 @@ describe("MeshError", () => {
     expect(received).toMatchObject({ reason, message: "what to do", field: "a.b", limit: "3 tokens", retryAfterMs: 7 });
   });
 
+  // The bytes are grpc-go's for the same durations.
+  test.each([
+    [1, "0a0410c0843d"],
+    [250, "0a051080e59a77"],
+    [3_000, "0a020803"],
+    [90_250, "0a07085a1080e59a77"],
+  ])("tells gRPC clients in a google.rpc.RetryInfo to wait %d ms", (retryAfterMs, bytes) => {
+    const { details } = new MeshError(Reason.RATE_LIMITED, "slow down", { retryAfterMs }).toConnectError();
+    expect(details).toHaveLength(2);
+    expect(details[1]).toEqual({ type: "google.rpc.RetryInfo", value: Uint8Array.from(Buffer.from(bytes, "hex")) });
+  });
+
+  test("has no google.rpc.RetryInfo when there is no advice", () => {
+    expect(new MeshError(Reason.RATE_LIMITED, "slow down").toConnectError().details).toHaveLength(1);
+  });
+
   test("comes back as itself", () => {
     const error = new MeshError(Reason.CANCELLED, "gone");
     expect(MeshError.from(error)).toBe(error);

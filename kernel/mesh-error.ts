@@ -1,3 +1,5 @@
+import { create, toBinary } from "@bufbuild/protobuf";
+import { DurationSchema } from "@bufbuild/protobuf/wkt";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { ErrorDetailSchema, Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
 import { type ErrorRow, errorRow } from "#kernel/error-table.ts";
@@ -54,22 +56,32 @@ export class MeshError extends Error {
 
   /** For gRPC, gRPC-Web and Connect; the detail travels in google.rpc.Status or Connect's error details. */
   toConnectError(callId = "", headers?: Record<string, string>): ConnectError {
+    const retryAfterMs = Math.round(this.retryAfterMs);
     const detail = {
       reason: this.reason,
       field: this.field,
       limit: this.limit,
       retryable: this.row.retryable,
-      retryAfterMs: BigInt(Math.round(this.retryAfterMs)),
+      retryAfterMs: BigInt(retryAfterMs),
       callId,
     };
-    return new ConnectError(
-      this.message,
-      this.row.code,
-      headers,
-      [{ desc: ErrorDetailSchema, value: detail }],
-      this.cause,
-    );
+    const details = [{ desc: ErrorDetailSchema, value: detail }];
+    const error = new ConnectError(this.message, this.row.code, headers, details, this.cause);
+    if (this.retryAfterMs > 0)
+      error.details.push({ type: "google.rpc.RetryInfo", value: retryInfo(this.retryAfterMs) });
+    return error;
   }
+}
+
+/**
+ * What gRPC clients look for when they wait before a retry, as HTTP's do for Retry-After: a google.rpc.RetryInfo
+ * (https://github.com/googleapis/googleapis/blob/master/google/rpc/error_details.proto), which has this one field.
+ */
+function retryInfo(ms: number): Uint8Array {
+  const delay = create(DurationSchema, { seconds: BigInt(Math.floor(ms / 1_000)), nanos: (ms % 1_000) * 1_000_000 });
+  const bytes = toBinary(DurationSchema, delay);
+  // Field 1, a message; a duration has 17 bytes at most.
+  return Uint8Array.of(0x0a, bytes.length, ...bytes);
 }
 
 /** What a bare gRPC code of a peer means to us. */
