@@ -393,6 +393,15 @@ describe("an enveloped body", () => {
   });
 });
 
+test("a stream of requests ends at its deadline though its client neither sends nor cancels", async () => {
+  const { port } = await startServer();
+  const path = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+  const stream = post(session(port), path, "application/grpc", { "grpc-timeout": "50m" });
+  const trailers = await (await answerOf(stream)).trailers;
+  expect(trailers["grpc-status"]).toBe(String(Code.DeadlineExceeded));
+  expect(decodeURIComponent(trailers["grpc-message"] ?? "")).toContain("within the 50 ms of its deadline");
+});
+
 describe("a client that asks before it sends", () => {
   async function ask(port: number, contentLength: number): Promise<{ first: string; rest: () => Promise<string> }> {
     const socket = tcpConnect(port, "127.0.0.1");

@@ -36,9 +36,10 @@ interface Form {
   readonly encoding: string | null;
   /** The body's length if it was told, else 0. */
   readonly length: number;
+  /** That the caller gives the call; infinite without a deadline. */
   readonly timeoutMs: number;
   /** What is wrong with the headers. */
-  readonly fault: MeshError | undefined;
+  readonly fault?: MeshError;
 }
 
 /**
@@ -56,10 +57,9 @@ export function decodeRequest(options: RpcRequestOptions): AsyncIterable<Uint8Ar
   const length = Number(headers.get("content-length") ?? 0);
   headers.delete("content-length");
   const deadline = takeDeadline(headers);
-  const timeoutMs = Math.min(options.timeoutMs, deadline.timeoutMs);
   // One that is unknown is connect-es' to refuse.
   if (!isEnveloped && encoding !== null && encodingOf(encoding)) headers.delete("content-encoding");
-  const form = { isJson: /json/i.test(type), isEnveloped, encoding, length, timeoutMs, fault: deadline.fault };
+  const form = { isJson: /json/i.test(type), isEnveloped, encoding, length, ...deadline };
   return decode(options, form);
 }
 
@@ -80,7 +80,9 @@ async function* decode(options: RpcRequestOptions, form: Form): AsyncGenerator<U
   const { method, maxBytes, decoded, callId, onFault } = options;
   const { isJson, isEnveloped, encoding, length, timeoutMs, fault } = form;
   const isSingle = method.methodKind === "unary" || method.methodKind === "server_streaming";
-  const body = isSingle ? withTimeout(options.body, timeoutMs) : options.body;
+  const body = isSingle
+    ? withTimeout(options.body, Math.min(options.timeoutMs, timeoutMs), tooSlow)
+    : withTimeout(options.body, timeoutMs, tooLate);
 
   async function read(bytes: Uint8Array, isCompressed: boolean): Promise<void> {
     const whole = isCompressed ? await decompress(bytes, encoding, maxBytes) : bytes;
@@ -106,7 +108,7 @@ async function* decode(options: RpcRequestOptions, form: Form): AsyncGenerator<U
   } catch (error) {
     // How a peer goes away is Node's to tell.
     if (!(error instanceof MeshError)) throw error;
-    onFault(error.reason);
+    if (isSingle || error.reason !== Reason.DEADLINE_EXCEEDED) onFault(error.reason);
     throw error.toConnectError(callId);
   }
 }
@@ -173,19 +175,20 @@ function parseJsonMessage({ input }: DescMethod, bytes: Uint8Array): Message {
 
 /**
  * No generator, for it stands in the way of every chunk.
- * @throws MeshError DEADLINE_EXCEEDED from a read that goes beyond `timeoutMs` after the first
+ * @throws what `fault` makes from a read that goes beyond `timeoutMs` after the first
  */
-function withTimeout(body: AsyncIterable<Uint8Array>, timeoutMs: number): AsyncIterable<Uint8Array> {
+function withTimeout(
+  body: AsyncIterable<Uint8Array>,
+  timeoutMs: number,
+  fault: (timeoutMs: number) => MeshError,
+): AsyncIterable<Uint8Array> {
+  if (timeoutMs === Number.POSITIVE_INFINITY) return body;
   return {
     [Symbol.asyncIterator]() {
       const chunks = body[Symbol.asyncIterator]();
       const { promise: expired, reject } = Promise.withResolvers<never>();
       expired.catch(() => {}); // It may come when nobody waits for it, which is well.
-      const timer = systemClock.setTimer(timeoutMs, () => {
-        const limit = `${Math.round(timeoutMs)} ms`;
-        const message = `The request did not arrive whole within ${limit}; send it faster.`;
-        reject(new MeshError(Reason.DEADLINE_EXCEEDED, message, { limit }));
-      });
+      const timer = systemClock.setTimer(timeoutMs, () => reject(fault(timeoutMs)));
       return {
         async next() {
           try {
@@ -206,6 +209,19 @@ function withTimeout(body: AsyncIterable<Uint8Array>, timeoutMs: number): AsyncI
       };
     },
   };
+}
+
+function tooSlow(timeoutMs: number): MeshError {
+  const limit = `${Math.round(timeoutMs)} ms`;
+  const message = `The request did not arrive whole within ${limit}; send it faster.`;
+  return new MeshError(Reason.DEADLINE_EXCEEDED, message, { limit });
+}
+
+/** A handler that waits for the next message of a stream looks at no signal. */
+function tooLate(timeoutMs: number): MeshError {
+  const limit = `${Math.round(timeoutMs)} ms`;
+  const message = `The call did not end within the ${limit} of its deadline; give it more time or ask for less.`;
+  return new MeshError(Reason.DEADLINE_EXCEEDED, message, { limit });
 }
 
 /**
