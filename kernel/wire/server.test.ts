@@ -228,3 +228,19 @@ test.each([
   expect(await peer.resetCode(1)).toBe(ErrorCode.PROTOCOL_ERROR);
   await peer.settle();
 });
+
+test("a body longer than its content-length is reset, and what is within it was told", async () => {
+  const seen: string[] = [];
+  const { peer } = await meet(() => ({
+    onData(bytes, start, end) {
+      seen.push(bytes.toString("latin1", start, end));
+    },
+    onEnd() {},
+    onClose() {},
+  }));
+  const body = rawFrame(FrameType.DATA, Flag.END_STREAM, 1, Buffer.from("hello!"));
+  peer.request(1, false, [...getRoot, ["content-length", "5"]]);
+  peer.send(body);
+  expect(await peer.resetCode(1)).toBe(ErrorCode.PROTOCOL_ERROR);
+  expect(seen).toEqual(["hello"]);
+});

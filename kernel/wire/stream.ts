@@ -319,10 +319,15 @@ export class Stream implements WireStream {
   receiveData(bytes: Buffer, start: number, end: number): void {
     this.#received += end - start;
     if (this.contentLength !== undefined && this.#received > this.contentLength) {
-      this.fail(ErrorCode.PROTOCOL_ERROR, "more DATA than content-length");
-      return;
+      return this.#receiveTooMuch(bytes, start, end - (this.#received - this.contentLength));
     }
     if (!this.#stopping) this.listener.onData(bytes, start, end);
+  }
+
+  /** RFC 9113, 8.1.1. What is within the length is told, or it would depend on how the bytes were split. */
+  #receiveTooMuch(bytes: Buffer, start: number, end: number): void {
+    if (end > start && !this.#stopping) this.listener.onData(bytes, start, end);
+    this.fail(ErrorCode.PROTOCOL_ERROR, "more DATA than content-length");
   }
 
   receiveHeaders(headers: HeaderList): void {
