@@ -84,7 +84,8 @@ export function connectWire(wire: Wire, options: ConnectOptions): Promise<Client
   });
 }
 
-class ClientSide extends Connection implements ClientConnection {
+/** Exported to be driven without a network; others take `connectWire`. */
+export class ClientSide extends Connection implements ClientConnection {
   readonly stopsRequests = false;
   #nextStreamId = 1;
   #maxConcurrentStreams = assumedConcurrentStreams;
