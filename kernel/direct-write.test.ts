@@ -48,6 +48,28 @@ describe("a direct write", () => {
     expect(Buffer.concat(chunks).toString()).toBe("one two three");
   });
 
+  test("sends text as what it is, ASCII or not", async () => {
+    const { near, far, direct } = await pair();
+    expect(direct.writeText("plain, ", true, () => {})).toBe("sent");
+    expect(direct.writeText("wörld 🙂", false, () => {})).toBe("sent");
+    near.end();
+    const chunks: Buffer[] = [];
+    for await (const chunk of far) chunks.push(chunk as Buffer);
+    expect(Buffer.concat(chunks).toString()).toBe("plain, wörld 🙂");
+  });
+
+  test("of text waits too", async () => {
+    const { near, far, direct } = await pair();
+    const sent = new Promise<number>((resolve) => {
+      expect(direct.writeText(large.toString("latin1"), true, resolve)).toBe("waiting");
+    });
+    near.end();
+    let received = 0;
+    for await (const chunk of far) received += (chunk as Buffer).length;
+    expect(await sent).toBe(0);
+    expect(received).toBe(large.length);
+  });
+
   test("waits for a peer that does not read, and is whole when it does", async () => {
     const { near, far, direct } = await pair();
     const sent = new Promise<number>((resolve) => {

@@ -11,6 +11,8 @@ interface WriteRequest {
 interface StreamHandle {
   /** 0 or a negative errno; what the system does not take now waits in libuv. */
   writeBuffer(request: WriteRequest, bytes: Uint8Array): number;
+  writeLatin1String(request: WriteRequest, text: string): number;
+  writeUtf8String(request: WriteRequest, text: string): number;
   /** Bytes that wait in libuv. */
   readonly writeQueueSize: number;
 }
@@ -46,12 +48,24 @@ export class DirectWrite {
    * the socket failed or was closed. "failed": nothing was sent. Nothing may wait in the stream's own queue.
    */
   write(bytes: Uint8Array, onSent: (status: number) => void): "sent" | "waiting" | "failed" {
-    if (newRequest === undefined) return "failed";
-    const request = spare ?? newRequest();
-    spare = undefined;
-    const status = this.#handle.writeBuffer(request, bytes);
+    const request = takeRequest();
+    if (request === undefined) return "failed";
+    const result = this.#result(request, this.#handle.writeBuffer(request, bytes), onSent);
+    if (result === "waiting") request.buffer = bytes;
+    return result;
+  }
+
+  /** As `write`; text costs less than the same bytes do. `ascii`: all of it is, which is for the caller to know. */
+  writeText(text: string, ascii: boolean, onSent: (status: number) => void): "sent" | "waiting" | "failed" {
+    const request = takeRequest();
+    if (request === undefined) return "failed";
+    const handle = this.#handle;
+    const status = ascii ? handle.writeLatin1String(request, text) : handle.writeUtf8String(request, text);
+    return this.#result(request, status, onSent);
+  }
+
+  #result(request: WriteRequest, status: number, onSent: (status: number) => void): "sent" | "waiting" | "failed" {
     if (status === 0 && this.#handle.writeQueueSize > 0) {
-      request.buffer = bytes;
       request.oncomplete = onSent;
       return "waiting";
     }
@@ -60,11 +74,19 @@ export class DirectWrite {
   }
 }
 
+function takeRequest(): WriteRequest | undefined {
+  const request = spare ?? newRequest?.();
+  spare = undefined;
+  return request;
+}
+
 function isStreamHandle(handle: unknown): handle is StreamHandle {
   return (
     typeof handle === "object" &&
     handle !== null &&
     typeof Reflect.get(handle, "writeBuffer") === "function" &&
+    typeof Reflect.get(handle, "writeLatin1String") === "function" &&
+    typeof Reflect.get(handle, "writeUtf8String") === "function" &&
     typeof Reflect.get(handle, "writeQueueSize") === "number"
   );
 }

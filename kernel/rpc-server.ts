@@ -8,6 +8,7 @@ import { Health } from "#gen/grpc/health/v1/health_pb.ts";
 import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
 import { type Timer, systemClock } from "#kernel/clock.ts";
 import type { HotMethod } from "#kernel/hot-method.ts";
+import { HotConnections, type HotPath } from "#kernel/http1/index.ts";
 import { http2Port } from "#kernel/http2-port.ts";
 import type { Logger } from "#kernel/log.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
@@ -27,6 +28,8 @@ export interface RpcServerOptions {
   readonly routes: (router: ConnectRouter) => void;
   /** By path (`/package.Service/Method`): these take the streams of their gRPC calls themselves. */
   readonly hot?: ReadonlyMap<string, HotMethod> | undefined;
+  /** Takes requests over HTTP/1.1 before anything else sees them, `before` included. */
+  readonly hotPath?: HotPath | undefined;
   /** What reflection lists and health knows; health and reflection themselves are added. */
   readonly services: readonly DescService[];
   readonly health: () => boolean;
@@ -56,6 +59,8 @@ export interface RpcServerOptions {
   readonly onCut?: (error: MeshError) => void;
 }
 
+/** Of idle HTTP/1.1 connections: Node's own 5 s race with clients that reuse a connection at the same moment. */
+const keepAliveMs = 75_000;
 /** After a drain has cut the calls: for their last words to leave, before the connections go. */
 const cutGraceMs = 1_000;
 /** For a client to read why it is refused. */
@@ -100,8 +105,7 @@ export async function startRpcServer(options: RpcServerOptions): Promise<RpcServ
     },
   });
 
-  // Node's own 5 s race with clients that reuse a connection at the same moment.
-  const http1 = createHttp1Server({ keepAliveTimeout: 75_000 }, onHttp1Request);
+  const http1 = createHttp1Server({ keepAliveTimeout: keepAliveMs }, onHttp1Request);
   function onHttp1Request(request: IncomingMessage, response: ServerResponse): void {
     const { socket } = request;
     const responses = http1Sockets.get(socket);
@@ -134,12 +138,20 @@ export async function startRpcServer(options: RpcServerOptions): Promise<RpcServ
     logger,
   });
 
+  const hotConnections =
+    options.hotPath && new HotConnections({ hot: options.hotPath, keepAliveMs, handOver: serveHttp1 });
+
   function serve(socket: Socket, protocol: "http1" | "http2"): void {
     accepted.inc({ protocol });
     if (protocol === "http2") {
       http2.serve(socket);
       return;
     }
+    if (hotConnections) hotConnections.serve(socket);
+    else serveHttp1(socket);
+  }
+
+  function serveHttp1(socket: Socket): void {
     http1Sockets.set(socket, new Set());
     http1.emit("connection", socket);
     process.nextTick(() => socket.resume());
@@ -221,6 +233,7 @@ export async function startRpcServer(options: RpcServerOptions): Promise<RpcServ
       else if (responses) socket.destroySoon();
     }
     http2.drain();
+    hotConnections?.drain();
     if (!tls) for (const socket of undecided) socket.destroy();
     const cut = systemClock.setTimer(timeoutMs, () => {
       if (timeoutMs > 0) logger.warn("drain timed out; cutting connections", { connections: sockets.size, timeoutMs });

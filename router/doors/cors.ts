@@ -15,6 +15,11 @@ const exposed = [
 const preflightMaxAge = "7200";
 const longestHeaderList = 2_048;
 
+/** What `createCors` sets on the answer to a request that comes from no page. */
+export function headersWithoutOrigin(allowedOrigins: readonly string[]): Readonly<Record<string, string>> {
+  return allowedOrigins.length === 0 || allowedOrigins.includes("*") ? {} : { vary: "origin" };
+}
+
 /**
  * Lets pages of the given origins call every door (https://fetch.spec.whatwg.org/#http-cors-protocol); with none
  * given, nothing is added and browsers refuse. Credentials are never allowed: keys travel in a header, not in cookies.
@@ -25,11 +30,12 @@ export function createCors(
 ): (request: NodeServerRequest, response: NodeServerResponse) => boolean {
   if (allowedOrigins.length === 0) return () => false;
   const any = allowedOrigins.includes("*");
+  const always = Object.entries(headersWithoutOrigin(allowedOrigins));
   const allowed = new Set(allowedOrigins.map((origin) => origin.replace(/\/$/, "")));
   return (request, response) => {
     const origin = request.headers.origin;
     const isPreflight = request.method === "OPTIONS" && request.headers["access-control-request-method"] !== undefined;
-    if (!any) response.setHeader("vary", "origin");
+    for (const [name, value] of always) response.setHeader(name, value);
     if (typeof origin !== "string") return false;
     if (!any && !allowed.has(origin)) {
       if (!isPreflight) return false;

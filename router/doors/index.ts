@@ -7,8 +7,8 @@ import { newId } from "#kernel/random.ts";
 import { type RpcServer, startRpcServer } from "#kernel/rpc-server.ts";
 import type { Principal } from "../admission/authenticate.ts";
 import type { Calls } from "../call/calls.ts";
-import { createCors } from "./cors.ts";
-import { handleOpenAi } from "./openai/index.ts";
+import { createCors, headersWithoutOrigin } from "./cors.ts";
+import { handleOpenAi, openAiHotPath } from "./openai/index.ts";
 import { nameRequest } from "./request-id.ts";
 import { callerKey, generateMethod, inferenceService } from "./rpc/index.ts";
 
@@ -51,6 +51,7 @@ export function openDoors(options: DoorsOptions): Promise<RpcServer> {
       return cors(request, response);
     },
     fallback: (request, response) => handleOpenAi(request, response, openAi),
+    hotPath: openAiHotPath(openAi, headersWithoutOrigin(options.corsOrigins)),
     onCut,
     maxBodyBytes,
     logger,

@@ -7,11 +7,11 @@ import { chatAnswer } from "./response.ts";
 /** `POST /v1/chat/completions` */
 export const chatCompletions: Endpoint = {
   door: "openai-chat",
-  async answer(exchange: Exchange): Promise<void> {
+  answer(exchange: Exchange): void {
     const { body, context } = exchange;
     const request = readChatRequest(body);
     const ids = eventIds(exchange, request.stream, 1);
     const answer = chatAnswer({ callId: context.callId, ids, request });
-    await answerGeneration(exchange, [request.generate], request.stream, answer);
+    answerGeneration(exchange, [request.generate], request.stream, answer);
   },
 };

@@ -7,11 +7,11 @@ import { completionAnswer } from "./response.ts";
 /** `POST /v1/completions` */
 export const completions: Endpoint = {
   door: "openai-completions",
-  async answer(exchange: Exchange): Promise<void> {
+  answer(exchange: Exchange): void {
     const { body, context } = exchange;
     const request = readCompletionRequest(body);
     const ids = eventIds(exchange, request.stream, request.generates.length);
     const answer = completionAnswer({ callId: context.callId, ids, request });
-    await answerGeneration(exchange, request.generates, request.stream, answer, request.promptPaths);
+    answerGeneration(exchange, request.generates, request.stream, answer, request.promptPaths);
   },
 };

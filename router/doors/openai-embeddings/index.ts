@@ -5,9 +5,14 @@ import { embeddingsAnswer } from "./response.ts";
 /** `POST /v1/embeddings` */
 export const embeddings: Endpoint = {
   door: "openai-embeddings",
-  async answer({ body, context, deps, reply, signal }: Exchange): Promise<void> {
+  answer({ body, context, deps, reply, fail }: Exchange): void {
     const request = readEmbeddingsRequest(body);
-    const response = await deps.calls.embed(request.embed, context, signal);
-    reply.json(200, embeddingsAnswer(response, request));
+    const gone = new AbortController();
+    reply.onGone = () => gone.abort();
+    if (reply.gone) gone.abort();
+    deps.calls
+      .embed(request.embed, context, gone.signal)
+      .then((response) => reply.json(200, embeddingsAnswer(response, request)))
+      .catch(fail);
   },
 };

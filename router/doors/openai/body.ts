@@ -12,15 +12,13 @@ export interface BodyLimits {
 }
 
 /** Refuses what is certainly no JSON before any of it is read; a missing content type counts as JSON. */
-export function checkContentType(request: HttpRequest): void {
-  const type = request.headers["content-type"];
+export function checkContentType(type: string | undefined, encoding: string | undefined): void {
   const media = /^application\/([\w.-]+\+)?json *(; *charset="?utf-8"? *)?$/i;
-  if (type !== undefined && !media.test(type.trim())) {
+  if (type !== undefined && type !== "application/json" && !media.test(type.trim())) {
     throw unsupportedMedia(
       `The content type ${JSON.stringify(type.slice(0, 100))} is not supported; send "application/json".`,
     );
   }
-  const encoding = request.headers["content-encoding"];
   if (encoding !== undefined && encoding !== "identity") {
     throw unsupportedMedia(
       `The content encoding ${JSON.stringify(encoding.slice(0, 100))} is not supported; send the body uncompressed.`,
@@ -45,10 +43,7 @@ export function readBody(request: HttpRequest, limits: BodyLimits): Promise<Buff
   return new Promise((resolve, reject) => {
     let chunks: Buffer[] = [];
     let size = 0;
-    const timer = clock.setTimer(timeoutMs, () => {
-      const message = `The request body did not arrive within ${timeoutMs} ms; send it faster.`;
-      settle(() => reject(new HttpRefusal(Reason.DEADLINE_EXCEEDED, 408, "request_timeout", message)));
-    });
+    const timer = clock.setTimer(timeoutMs, () => settle(() => reject(bodyTooSlow(timeoutMs))));
     function settle(outcome: () => void): void {
       timer.cancel();
       source.off("data", onData).off("end", onEnd).off("close", onGone).off("error", onGone);
@@ -69,6 +64,11 @@ export function readBody(request: HttpRequest, limits: BodyLimits): Promise<Buff
     }
     source.on("data", onData).on("end", onEnd).on("close", onGone).on("error", onGone);
   });
+}
+
+export function bodyTooSlow(timeoutMs: number): HttpRefusal {
+  const message = `The request body did not arrive within ${timeoutMs} ms; send it faster.`;
+  return new HttpRefusal(Reason.DEADLINE_EXCEEDED, 408, "request_timeout", message);
 }
 
 function tooLarge(maxBytes: number): MeshError {

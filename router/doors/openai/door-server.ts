@@ -5,7 +5,7 @@ import { MeshError } from "#kernel/mesh-error.ts";
 import { Metrics } from "#kernel/metrics.ts";
 import { type RpcServer, startRpcServer } from "#kernel/rpc-server.ts";
 import type { OpenAiDeps } from "./exchange.ts";
-import { handleOpenAi } from "./index.ts";
+import { handleOpenAi, openAiHotPath } from "./index.ts";
 import { ScriptedCalls } from "./scripted-calls.ts";
 
 export const testKey = "test-key";
@@ -45,6 +45,7 @@ export async function startDoorServer(
     services: [],
     health: () => true,
     fallback: (request, response) => handleOpenAi(request, response, deps),
+    hotPath: openAiHotPath(deps, {}),
     maxBodyBytes: deps.maxBodyBytes,
     logger: silentLogger,
     metrics,

@@ -45,13 +45,14 @@ export interface Exchange {
   readonly deps: OpenAiDeps;
   /** The client goes on behind it with a stream that broke. */
   readonly lastEvent: LastEvent | undefined;
+  /** Its `onGone` is the endpoint's. */
   readonly reply: Reply;
-  /** Aborts when the client goes away. */
-  readonly signal: AbortSignal;
+  /** Answers with a failure from before anything was sent. */
+  readonly fail: (thrown: unknown) => void;
 }
 
-/** One `POST` route. A MeshError thrown before anything was sent becomes the answer. */
+/** One `POST` route. What `answer` throws becomes the answer. */
 export interface Endpoint {
   readonly door: Door;
-  answer(exchange: Exchange): Promise<void>;
+  answer(exchange: Exchange): void;
 }

@@ -25,16 +25,8 @@ export function answerGeneration(
   stream: boolean,
   answer: GenerationAnswer,
   promptPaths: readonly string[] = [],
-): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const generation = new Generation(exchange, requests, stream, answer, promptPaths, { resolve, reject });
-    generation.begin();
-  });
-}
-
-interface Outcome {
-  resolve(): void;
-  reject(error: MeshError): void;
+): void {
+  new Generation(exchange, requests, stream, answer, promptPaths).begin();
 }
 
 class Generation {
@@ -43,10 +35,8 @@ class Generation {
   readonly #stream: boolean;
   readonly #answer: GenerationAnswer;
   readonly #promptPaths: readonly string[];
-  readonly #outcome: Outcome;
   /** Calls in flight by the index of their request; undefined while one is being begun. */
   readonly #running = new Map<number, RunningCall | undefined>();
-  readonly #onGone = (): void => this.#abortAll();
   #begun = 0;
   #events: EventStream | undefined;
   #over = false;
@@ -57,21 +47,19 @@ class Generation {
     stream: boolean,
     answer: GenerationAnswer,
     promptPaths: readonly string[],
-    outcome: Outcome,
   ) {
     this.#exchange = exchange;
     this.#requests = requests;
     this.#stream = stream;
     this.#answer = answer;
     this.#promptPaths = promptPaths;
-    this.#outcome = outcome;
   }
 
   begin(): void {
-    const { signal } = this.#exchange;
-    signal.addEventListener("abort", this.#onGone, { once: true });
+    const { reply } = this.#exchange;
+    reply.onGone = () => this.#abortAll();
     this.#beginMore();
-    if (signal.aborted) this.#abortAll();
+    if (reply.gone) this.#abortAll();
   }
 
   #beginMore(): void {
@@ -131,11 +119,10 @@ class Generation {
     if (this.#over) return;
     this.#beginMore();
     if (this.#over || this.#running.size > 0) return;
-    this.#end();
+    this.#over = true;
     const { reply } = this.#exchange;
     if (this.#stream) (this.#events ?? reply.eventStream(() => {})).end(this.#answer.end());
     else reply.json(200, this.#answer.end());
-    this.#outcome.resolve();
   }
 
   /** The first failure is the answer's, and ends the other calls. */
@@ -143,22 +130,16 @@ class Generation {
     const call = this.#running.get(index);
     this.#running.delete(index);
     if (this.#over) return;
-    this.#end();
+    this.#over = true;
     call?.abort();
     this.#abortAll();
     const error = ofPrompt(failure, this.#promptPaths[index] ?? "prompt");
-    if (!this.#events) return this.#outcome.reject(error);
+    if (!this.#events) return this.#exchange.fail(error);
     const { context, deps } = this.#exchange;
     if (error.reason === Reason.INTERNAL) {
       deps.logger.error("answer failed", { callId: context.callId, door: context.door, error });
     }
     this.#events.end(`data: ${errorBody(error, context.door)}\n\n`);
-    this.#outcome.resolve();
-  }
-
-  #end(): void {
-    this.#over = true;
-    this.#exchange.signal.removeEventListener("abort", this.#onGone);
   }
 
   #resumeAll(): void {

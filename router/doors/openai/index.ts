@@ -1,2 +1,2 @@
 export type { HttpRequest, HttpResponse, OpenAiDeps } from "./exchange.ts";
-export { handleOpenAi } from "./handle.ts";
+export { handleOpenAi, openAiHotPath } from "./handle.ts";

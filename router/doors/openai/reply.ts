@@ -7,6 +7,8 @@ import type { HttpResponse } from "./exchange.ts";
 
 export interface ReplyOptions {
   readonly callId: string;
+  /** Of every answer, besides the request id. */
+  readonly headers: Readonly<Record<string, string>>;
   readonly clock: Clock;
   readonly stallTimeoutMs: number;
   readonly onStall: () => void;
@@ -18,6 +20,8 @@ export class Reply {
   readonly #options: ReplyOptions;
   /** Set once a request is routed; error bodies name parameters as that endpoint does. */
   door: Door | undefined;
+  /** Hears that the client went away; harmless after the answer's end. */
+  onGone: (() => void) | undefined;
   /** Of every answer. */
   readonly #headers: Record<string, string>;
   #gone = false;
@@ -25,10 +29,20 @@ export class Reply {
   constructor(response: HttpResponse, options: ReplyOptions) {
     this.#response = response;
     this.#options = options;
-    this.#headers = { "x-request-id": options.callId };
+    this.#headers = { "x-request-id": options.callId, ...options.headers };
     response.on("close", () => {
       this.#gone = true;
+      this.onGone?.();
     });
+  }
+
+  get callId(): string {
+    return this.#options.callId;
+  }
+
+  /** Already, so that `onGone` would come too late. */
+  get gone(): boolean {
+    return this.#gone;
   }
 
   /** For whatever is answered; before anything is. */

@@ -12,7 +12,8 @@ export type Route =
   /** `id` as it stands in the path. */
   | { readonly kind: "model"; readonly id: string };
 
-const endpoints: ReadonlyMap<string, Endpoint> = new Map([
+/** Those that take a `POST`, by path. */
+export const endpoints: ReadonlyMap<string, Endpoint> = new Map([
   ["/v1/chat/completions", chatCompletions],
   ["/v1/completions", completions],
   ["/v1/embeddings", embeddings],

@@ -1,0 +1,4 @@
+export { HotConnections } from "#kernel/http1/hot-connections.ts";
+export type { HotPath } from "#kernel/http1/hot-path.ts";
+export type { HotResponse } from "#kernel/http1/hot-response.ts";
+export type { RequestHead } from "#kernel/http1/request-head.ts";
