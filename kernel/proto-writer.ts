@@ -42,8 +42,13 @@ export function uintBytes(value: number): number {
  */
 export class ProtoWriter {
   /** Valid up to `length`; replaced when it grows. */
-  bytes = Buffer.allocUnsafeSlow(16_384);
+  bytes: Buffer;
   length = 0;
+
+  /** `room`: for a message whose size is known; the memory is then from Node's pool, and the message's own. */
+  constructor(room?: number) {
+    this.bytes = room === undefined ? Buffer.allocUnsafeSlow(16_384) : Buffer.allocUnsafe(room);
+  }
 
   /** Forgets what was written. */
   clear(): void {
@@ -71,6 +76,11 @@ export class ProtoWriter {
   /** A bytes field or an encoded message, also when it is empty. */
   raw(field: number, bytes: Uint8Array): void {
     this.lengthDelimited(field, bytes.length);
+    this.encoded(bytes);
+  }
+
+  /** Whole fields that are encoded already. */
+  encoded(bytes: Uint8Array): void {
     this.#reserve(bytes.length);
     this.bytes.set(bytes, this.length);
     this.length += bytes.length;

@@ -6,7 +6,6 @@ import {
   EmbedRequestSchema,
   EmbedResponseSchema,
   type GenerateRequest,
-  GenerateRequestSchema,
   type ModelInfo,
   ModelInfoSchema,
 } from "#gen/helixmesh/inference/v1/inference_pb.ts";
@@ -23,6 +22,7 @@ import { Call } from "./call.ts";
 import type { CallParts, CallSettings } from "./call-parts.ts";
 import type { CallContext, Calls } from "./calls.ts";
 import { type Drawing, drawingOf } from "./continuity.ts";
+import { generateBytes } from "./generate-bytes.ts";
 import { needsOfEmbed, needsOfGenerate } from "./needs.ts";
 import { onlyResponse } from "./only-response.ts";
 import { OpenCalls } from "./open-calls.ts";
@@ -136,7 +136,7 @@ export function createCalls(parts: RouterCallsParts): RouterCalls {
         operation: request.input.case === "chat" ? "chat" : "text_completion",
         attributes: () => generateAttributes(request),
         validate: () => validateGenerate(request),
-        encode: () => encoded ?? toBinary(GenerateRequestSchema, request),
+        encode: () => encoded ?? generateBytes(request),
         needs: () => needsOfGenerate(request),
         priority: request.priority ?? usualPriority,
         drawing: drawingOf(request),
