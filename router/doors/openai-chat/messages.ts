@@ -1,6 +1,6 @@
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { type MessageSchema, Role, type ToolCallSchema } from "#gen/helixmesh/inference/v1/inference_pb.ts";
-import { Fields, invalid, listAt, oneOf, textAt, unsupported, wrong } from "../openai/fields.ts";
+import { Fields, invalid, listAt, textAt, unsupported, wrong } from "../openai/fields.ts";
 
 type Message = MessageInitShape<typeof MessageSchema>;
 
@@ -19,9 +19,10 @@ export function readMessages(fields: Fields): Message[] {
 }
 
 function readMessage(fields: Fields): Message {
-  if (fields.raw("role") === "function")
+  if (fields.raw("role") === "function") {
     throw unsupported(fields.at("role"), `${fields.at("role")} is "function", which is not supported; use "tool".`);
-  const role = fields.required("role", fields.choice("role", roles), oneOf(roles));
+  }
+  const role = fields.requiredChoice("role", roles);
   const toolCalls = role === "assistant" ? readToolCalls(fields) : [];
   const content = readContent(fields);
   if (content === undefined && toolCalls.length === 0) {

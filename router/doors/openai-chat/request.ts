@@ -5,7 +5,7 @@ import {
   type LogprobsOptionsSchema,
   type ResponseFormatSchema,
 } from "#gen/helixmesh/inference/v1/inference_pb.ts";
-import { Fields, invalid, oneOf, wrong } from "../openai/fields.ts";
+import { Fields, invalid, wrong } from "../openai/fields.ts";
 import {
   present,
   readChoiceCount,
@@ -81,7 +81,7 @@ const formatTypes = ["text", "json_object", "json_schema"] as const;
 function readResponseFormat(fields: Fields): MessageInitShape<typeof ResponseFormatSchema> | undefined {
   const format = fields.object("response_format");
   if (!format) return undefined;
-  const type = format.required("type", format.choice("type", formatTypes), oneOf(formatTypes));
+  const type = format.requiredChoice("type", formatTypes);
   const schema = type === "json_schema" ? readJsonSchema(format) : undefined;
   format.end();
   if (type === "text") return undefined;

@@ -40,7 +40,8 @@ function head(
     object,
     created: options.ids.created,
     model,
-    ...(serviceTier === undefined ? {} : { service_tier: "default" }),
+    // Undefined is left out of JSON.
+    service_tier: serviceTier === undefined ? undefined : "default",
     system_fingerprint: systemFingerprint(model, unrepeatable),
   };
 }
@@ -89,16 +90,15 @@ function choiceOf(index: number, delta: object): object {
 /** OpenAI API reference, "The chat completion object". */
 function wholeChat(options: ChatAnswerOptions): WholeFormat {
   const { generate, oneToolCall } = options.request;
-  return (model, choices, usage, unrepeatable) => ({
-    ...head(options, "chat.completion", model, unrepeatable),
-    choices: choices.map((choice, index) => ({
-      index,
-      message: messageOf(choice, oneToolCall),
-      logprobs: generate.logprobs ? logprobsOf(choice.logprobs) : null,
-      finish_reason: finishReasonOf(choice.finishReason) ?? "stop",
-    })),
-    usage,
-  });
+  return {
+    head: (model, unrepeatable) => head(options, "chat.completion", model, unrepeatable),
+    choice(choice, index) {
+      const message = messageOf(choice, oneToolCall);
+      const logprobs = generate.logprobs ? JSON.stringify(logprobsOf(choice.logprobs)) : "null";
+      const finishReason = finishReasonOf(choice.finishReason) ?? "stop";
+      return `{"index":${index},"message":${message},"logprobs":${logprobs},"finish_reason":"${finishReason}"}`;
+    },
+  };
 }
 
 interface WholeToolCall {
@@ -108,6 +108,7 @@ interface WholeToolCall {
 }
 
 function joinToolCalls(parts: readonly ToolCallDelta[]): readonly WholeToolCall[] {
+  if (parts.length === 0) return [];
   const calls = new Map<number, WholeToolCall>();
   for (const part of parts) {
     const call = calls.get(part.index) ?? { id: "", name: "", arguments: "" };
@@ -119,21 +120,18 @@ function joinToolCalls(parts: readonly ToolCallDelta[]): readonly WholeToolCall[
   return [...calls.entries()].sort(([a], [b]) => a - b).map(([, call]) => call);
 }
 
-function messageOf(choice: WholeChoice, oneToolCall: boolean): object {
+/** As JSON: most are a text and nothing else. */
+function messageOf(choice: WholeChoice, oneToolCall: boolean): string {
   const calls = joinToolCalls(passedOn(choice.toolCalls, oneToolCall));
-  return {
-    role: "assistant",
-    content: choice.text === "" && calls.length > 0 ? null : choice.text,
-    refusal: null,
-    annotations: [],
-    ...(calls.length > 0 && {
-      tool_calls: calls.map(({ id, name, arguments: json }) => ({
-        id,
-        type: "function",
-        function: { name, arguments: json },
-      })),
-    }),
-  };
+  const content = choice.text === "" && calls.length > 0 ? "null" : JSON.stringify(choice.text);
+  const text = `"role":"assistant","content":${content},"refusal":null,"annotations":[]`;
+  if (calls.length === 0) return `{${text}}`;
+  const called = calls.map(({ id, name, arguments: json }) => ({
+    id,
+    type: "function",
+    function: { name, arguments: json },
+  }));
+  return `{${text},"tool_calls":${JSON.stringify(called)}}`;
 }
 
 function passedOn(parts: readonly ToolCallDelta[], oneToolCall: boolean): readonly ToolCallDelta[] {

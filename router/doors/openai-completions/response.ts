@@ -61,16 +61,16 @@ class CompletionChunks implements ChunkFormat {
 
 function wholeCompletion(options: CompletionAnswerOptions): WholeFormat {
   const wantsLogprobs = options.request.generates[0]?.logprobs !== undefined;
-  return (model, choices, usage, unrepeatable) => ({
-    ...head(options, model, unrepeatable),
-    choices: choices.map((choice, index) => ({
-      text: choice.text,
-      index,
-      logprobs: wantsLogprobs ? logprobsOf(choice.logprobs, 0).json : null,
-      finish_reason: finishReasonOf(choice.finishReason) ?? "stop",
-    })),
-    usage,
-  });
+  return {
+    head: (model, unrepeatable) => head(options, model, unrepeatable),
+    choice: (choice, index) =>
+      JSON.stringify({
+        text: choice.text,
+        index,
+        logprobs: wantsLogprobs ? logprobsOf(choice.logprobs, 0).json : null,
+        finish_reason: finishReasonOf(choice.finishReason) ?? "stop",
+      }),
+  };
 }
 
 /** `text_offset` counts UTF-16 code units from the start of the choice's text. */

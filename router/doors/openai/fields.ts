@@ -10,7 +10,8 @@ import { nearestName } from "#kernel/nearest-name.ts";
 export class Fields {
   readonly path: string;
   readonly #values: Readonly<Record<string, unknown>>;
-  readonly #read = new Set<string>();
+  /** Names that were asked for, there or not; a name may be in it twice. */
+  readonly #read: string[] = [];
 
   /** @throws MeshError INVALID_REQUEST when `value` is not a JSON object. `path` is "" for the body itself. */
   constructor(value: unknown, path: string) {
@@ -25,18 +26,19 @@ export class Fields {
 
   /** The value as it came, undefined when absent or null. The caller checks it. */
   raw(name: string): unknown {
-    this.#read.add(name);
+    this.#read.push(name);
     return Object.hasOwn(this.#values, name) ? (this.#values[name] ?? undefined) : undefined;
   }
 
   /** Lengths are UTF-16 code units. */
   text(name: string, min = 0, max = Number.POSITIVE_INFINITY): string | undefined {
     const value = this.raw(name);
-    return value === undefined ? undefined : textAt(this.at(name), value, min, max);
+    if (value === undefined || isText(value, min, max)) return value;
+    return textAt(this.at(name), value, min, max);
   }
 
   requiredText(name: string, min = 0, max = Number.POSITIVE_INFINITY): string {
-    return this.required(name, this.text(name, min, max), lengthOf("a string", min, max, "characters"));
+    return this.text(name, min, max) ?? this.#missing(name, lengthOf("a string", min, max, "characters"));
   }
 
   number(name: string, min: number, max: number): number | undefined {
@@ -61,6 +63,10 @@ export class Fields {
     const chosen = options.find((option) => option === value);
     if (chosen === undefined) throw wrong(this.at(name), value, oneOf(options));
     return chosen;
+  }
+
+  requiredChoice<const T extends string>(name: string, options: readonly T[]): T {
+    return this.choice(name, options) ?? this.#missing(name, oneOf(options));
   }
 
   list(name: string, min: number, max: number): readonly unknown[] | undefined {
@@ -103,9 +109,12 @@ export class Fields {
     return text;
   }
 
-  required<T>(name: string, value: T | undefined, expectation: string): T {
-    if (value === undefined) throw invalid(this.at(name), `${this.at(name)} is missing; expected ${expectation}.`);
-    return value;
+  required<T>(name: string, value: T | undefined, expectation: string): NonNullable<T> {
+    return value ?? this.#missing(name, expectation);
+  }
+
+  #missing(name: string, expectation: string): never {
+    throw invalid(this.at(name), `${this.at(name)} is missing; expected ${expectation}.`);
   }
 
   /** A parameter of OpenAI's that means something elsewhere: only the values that change nothing here are taken. */
@@ -126,19 +135,21 @@ export class Fields {
 
   /** @throws MeshError UNSUPPORTED_PARAMETER that names the first field nobody read. */
   end(): void {
-    const unknown = Object.keys(this.#values).find((name) => !this.#read.has(name));
+    const unknown = Object.keys(this.#values).find((name) => !this.#read.includes(name));
     if (unknown === undefined) return;
     const path = this.at(unknown.length > 64 ? `${unknown.slice(0, 64)}…` : unknown);
-    const near = unknown.length > 64 ? undefined : nearestName(unknown, [...this.#read]);
+    const near = unknown.length > 64 ? undefined : nearestName(unknown, [...new Set(this.#read)]);
     const advice = near === undefined ? "remove it" : `remove it, or did you mean ${this.at(near)}?`;
     throw unsupported(path, `Unknown parameter ${path}; ${advice}${near === undefined ? "." : ""}`);
   }
 }
 
+function isText(value: unknown, min: number, max: number): value is string {
+  return typeof value === "string" && value.length >= min && value.length <= max;
+}
+
 export function textAt(path: string, value: unknown, min: number, max: number): string {
-  if (typeof value !== "string" || value.length < min || value.length > max) {
-    throw wrong(path, value, lengthOf("a string", min, max, "characters"));
-  }
+  if (!isText(value, min, max)) throw wrong(path, value, lengthOf("a string", min, max, "characters"));
   return value;
 }
 
@@ -182,7 +193,7 @@ function isObject(value: unknown): value is Readonly<Record<string, unknown>> {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
-export function oneOf(options: readonly string[]): string {
+function oneOf(options: readonly string[]): string {
   return options.length === 1 ? `"${options[0]}"` : `one of ${options.map((option) => `"${option}"`).join(", ")}`;
 }
 

@@ -49,7 +49,9 @@ export function readStop(fields: Fields): string[] {
 
 /** OpenAI's `metadata` becomes the labels of the usage record. */
 export function readLabels(fields: Fields): { [key: string]: string } {
-  const entries = fields.entries("metadata", 16).map(([key, value]) => {
+  const given = fields.entries("metadata", 16);
+  if (given.length === 0) return {};
+  const entries = given.map(([key, value]) => {
     if (key.length === 0 || key.length > 128) {
       throw invalid("metadata", `metadata has a key of ${key.length} characters; expected 1 to 128.`, "128 characters");
     }
@@ -92,5 +94,7 @@ type Present<T> = { [K in keyof T]?: Exclude<T[K], undefined> };
 
 /** Without the properties that are undefined, as exact optional properties want it. */
 export function present<T extends object>(values: T): Present<T> {
-  return Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined)) as Present<T>;
+  const kept: Partial<T> = {};
+  for (const name in values) if (values[name] !== undefined) kept[name] = values[name];
+  return kept as Present<T>;
 }

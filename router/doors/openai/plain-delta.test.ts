@@ -14,7 +14,9 @@ function read(encoded: Uint8Array) {
   // Somewhere in a larger buffer, as a link lends it.
   const lent = Buffer.concat([Buffer.from([0x12, 0x12]), encoded, Buffer.from([0x12, 0xff])]);
   const ok = reader.read(lent, 2, 2 + encoded.length);
-  return ok ? { text: reader.text, json: reader.json, choiceIndex: reader.choiceIndex } : undefined;
+  if (!ok) return undefined;
+  const { text, json, choiceIndex, finishReason } = reader;
+  return { text, json, choiceIndex, finishReason };
 }
 
 describe("a plain delta", () => {
@@ -33,20 +35,28 @@ describe("a plain delta", () => {
       text,
       json: JSON.stringify(text),
       choiceIndex: 3,
+      finishReason: FinishReason.UNSPECIFIED,
     });
   });
 
   test("may have no field at all", () => {
-    expect(read(encode({}))).toEqual({ text: "", json: '""', choiceIndex: 0 });
+    expect(read(encode({}))).toMatchObject({ text: "", json: '""', choiceIndex: 0 });
   });
 
-  test.each<Delta>([
-    { text: "a", finishReason: FinishReason.STOP },
-    { text: "a", logprobs: [{ token: "a" }] },
-    { toolCalls: [{ name: "f" }] },
-  ])("is not one with more than text: %j", (delta) => {
-    expect(read(encode(delta))).toBeUndefined();
+  test("may say why its choice ended", () => {
+    expect(read(encode({ text: "a", finishReason: FinishReason.LENGTH }))).toMatchObject({
+      text: "a",
+      finishReason: FinishReason.LENGTH,
+    });
+    expect(read(encode({ text: "b" }))?.finishReason).toBe(FinishReason.UNSPECIFIED);
   });
+
+  test.each<Delta>([{ text: "a", logprobs: [{ token: "a" }] }, { toolCalls: [{ name: "f" }] }])(
+    "is not one with more than text: %j",
+    (delta) => {
+      expect(read(encode(delta))).toBeUndefined();
+    },
+  );
 
   test("is no other event, and nothing malformed", () => {
     const started = create(GenerateResponseSchema, { event: { case: "started", value: { model: "m" } } });

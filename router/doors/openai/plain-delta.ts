@@ -1,10 +1,13 @@
+import { FinishReason } from "#gen/helixmesh/inference/v1/inference_pb.ts";
+
 /**
- * Reads a GenerateResponse that is a delta of nothing but text (and token ids, which these doors do not show), as nearly
- * all are, without decoding the message. Anything else is for the real decoder. One reader serves all calls: what it
+ * Reads a GenerateResponse that is a delta of nothing but text, why it ended (and token ids, which these doors do not
+ * show), as nearly all are, without decoding the message. Anything else is for the real decoder. One reader serves all calls: what it
  * read holds until the next `read`.
  */
 export class PlainDelta {
   choiceIndex = 0;
+  finishReason: FinishReason = FinishReason.UNSPECIFIED;
   /** The text as JSON, quotes included. */
   json = "";
   text = "";
@@ -19,6 +22,7 @@ export class PlainDelta {
     this.#end = end;
     if (start >= end || bytes[start] !== deltaTag || this.#varint() !== end - this.#at) return false;
     let choiceIndex = 0;
+    let finishReason: FinishReason = FinishReason.UNSPECIFIED;
     let textAt = -1;
     let textEnd = -1;
     while (this.#at < end) {
@@ -27,6 +31,10 @@ export class PlainDelta {
       if (value < 0) return false;
       if (tag === choiceIndexTag) {
         choiceIndex = value;
+        continue;
+      }
+      if (tag === finishReasonTag) {
+        finishReason = value as FinishReason;
         continue;
       }
       const from = this.#at;
@@ -40,6 +48,7 @@ export class PlainDelta {
       }
     }
     this.choiceIndex = choiceIndex;
+    this.finishReason = finishReason;
     this.#readText(textAt, textEnd);
     return true;
   }
@@ -80,6 +89,8 @@ const deltaTag = (2 << 3) | 2;
 const choiceIndexTag = 1 << 3;
 /** Delta.text */
 const textTag = (2 << 3) | 2;
+/** Delta.finish_reason */
+const finishReasonTag = 6 << 3;
 /** Delta.token_ids */
 const tokenIdsTag = (3 << 3) | 2;
 

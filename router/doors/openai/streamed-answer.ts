@@ -1,4 +1,4 @@
-import type { Delta, GenerateResponse } from "#gen/helixmesh/inference/v1/inference_pb.ts";
+import { type Delta, FinishReason, type GenerateResponse } from "#gen/helixmesh/inference/v1/inference_pb.ts";
 import type { AnswerOptions, GenerationAnswer } from "./answer.ts";
 import type { EventIds } from "./event-id.ts";
 import type { PlainDelta } from "./plain-delta.ts";
@@ -64,7 +64,7 @@ export class StreamedAnswer implements GenerationAnswer {
 
   takePlain(delta: PlainDelta, call: number): string | undefined {
     const chunk = this.#textChunks[call * this.#options.choiceCount + delta.choiceIndex];
-    if (chunk === undefined) return undefined;
+    if (chunk === undefined || delta.finishReason !== FinishReason.UNSPECIFIED) return undefined;
     return delta.text === "" ? "" : this.#event(chunk.before + delta.json + chunk.after);
   }
 
@@ -73,7 +73,7 @@ export class StreamedAnswer implements GenerationAnswer {
 
   end(): string {
     const { includeUsage } = this.#options;
-    const usage = includeUsage ? this.#event(`${this.#head}[],"usage":${JSON.stringify(this.#usage)}}\n`) : "";
+    const usage = includeUsage ? this.#event(`${this.#head}[],"usage":${this.#usage.json()}}\n`) : "";
     return `${usage}data: [DONE]\n\n`;
   }
 

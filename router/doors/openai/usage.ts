@@ -12,19 +12,14 @@ export class UsageSum {
     this.#completion += usage?.completionTokens ?? 0;
   }
 
-  /** The `usage` object of completions; what we never have is 0, as OpenAI sends it. */
-  toJSON(): object {
-    return {
-      prompt_tokens: this.#prompt,
-      completion_tokens: this.#completion,
-      total_tokens: this.#prompt + this.#completion,
-      prompt_tokens_details: { cached_tokens: this.#cached, audio_tokens: 0 },
-      completion_tokens_details: {
-        reasoning_tokens: 0,
-        audio_tokens: 0,
-        accepted_prediction_tokens: 0,
-        rejected_prediction_tokens: 0,
-      },
-    };
+  /** The `usage` object of completions, as JSON; what we never have is 0, as OpenAI sends it. */
+  json(): string {
+    const total = this.#prompt + this.#completion;
+    const counts = `"prompt_tokens":${this.#prompt},"completion_tokens":${this.#completion},"total_tokens":${total}`;
+    const prompt = `"prompt_tokens_details":{"cached_tokens":${this.#cached},"audio_tokens":0}`;
+    return `{${counts},${prompt},${completionDetails}}`;
   }
 }
+
+const completionDetails =
+  '"completion_tokens_details":{"reasoning_tokens":0,"audio_tokens":0,"accepted_prediction_tokens":0,"rejected_prediction_tokens":0}';

@@ -17,13 +17,13 @@ export interface WholeChoice {
   finishReason: FinishReason;
 }
 
-/** Makes the answer's JSON object. */
-export type WholeFormat = (
-  model: string,
-  choices: readonly WholeChoice[],
-  usage: UsageSum,
-  unrepeatable: boolean,
-) => object;
+/** What is particular to the answers of one endpoint. */
+export interface WholeFormat {
+  /** All fields but the choices and usage. */
+  head(model: string, unrepeatable: boolean): object;
+  /** As JSON. */
+  choice(choice: WholeChoice, index: number): string;
+}
 
 /** Gathers all choices and answers once. */
 export class WholeAnswer implements GenerationAnswer {
@@ -39,7 +39,8 @@ export class WholeAnswer implements GenerationAnswer {
     this.#format = format;
     this.#options = options;
     this.#model = options.model;
-    this.#choices = Array.from({ length: options.calls * options.choiceCount }, emptyChoice);
+    this.#choices = [];
+    for (let left = options.calls * options.choiceCount; left > 0; left--) this.#choices.push(emptyChoice());
   }
 
   take({ event }: GenerateResponse, call: number): string {
@@ -54,7 +55,9 @@ export class WholeAnswer implements GenerationAnswer {
 
   takePlain(delta: PlainDelta, call: number): string {
     const choice = this.#choices[call * this.#options.choiceCount + delta.choiceIndex];
-    if (choice) choice.text += delta.text;
+    if (!choice) return "";
+    choice.text += delta.text;
+    if (delta.finishReason !== FinishReason.UNSPECIFIED) choice.finishReason = delta.finishReason;
     return "";
   }
 
@@ -64,7 +67,9 @@ export class WholeAnswer implements GenerationAnswer {
   }
 
   end(): string {
-    return JSON.stringify(this.#format(this.#model, this.#choices, this.#usage, this.#unrepeatable));
+    const head = JSON.stringify(this.#format.head(this.#model, this.#unrepeatable)).slice(0, -1);
+    const choices = this.#choices.map((choice, index) => this.#format.choice(choice, index)).join(",");
+    return `${head},"choices":[${choices}],"usage":${this.#usage.json()}}`;
   }
 
   #delta(delta: Delta, call: number): void {
