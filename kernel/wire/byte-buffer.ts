@@ -1,5 +1,5 @@
 /** Size classes that are kept for reuse: a connection needs a buffer only between its first write and the flush. */
-const classes = [4_096, 16_384, 65_536] as const;
+const classes = [4_096, 16_384, 65_536, 262_144] as const;
 const pools: Buffer[][] = classes.map(() => []);
 /** Bytes that each class may keep. */
 const keptBytes = 4_194_304;
