@@ -340,9 +340,9 @@ test("a stream goes on at the same address where another worker has it", async (
     const begun = new Set<string>();
     const kill = (callId: string): void => {
       begun.add(callId);
-      if (begun.size === 6) process.kill(many.workerPids[0] ?? 0, "SIGKILL");
+      if (begun.size === 6) process.kill(many.busiestWorker(), "SIGKILL");
     };
-    // A connection each: whole connections go to the workers in turn.
+    // A connection each: the worker that takes it has the stream.
     const streams = Array.from({ length: 6 }, async (_, index) => {
       const callId = `call-${index}`;
       const heard = (count: number): void => (count === 3 ? kill(callId) : undefined);
@@ -361,7 +361,6 @@ test("a stream goes on at the same address where another worker has it", async (
     }
     const broken = all.reduce((sum, one) => sum + one.broken, 0);
     expect(broken).toBeGreaterThan(0);
-    expect(broken).toBeLessThan(6);
     expect(await many.metrics()).toMatch(
       new RegExp(`router_resumes_total\\{[^}]*outcome="resumed"[^}]*\\} ${broken}\n`),
     );

@@ -1,5 +1,6 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
+import { readdirSync, readlinkSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -52,6 +53,13 @@ export class RouterProcess {
     await this.#ready();
   }
 
+  /** Process id of the worker that has most connections; Linux only. */
+  busiestWorker(): number {
+    const sockets = (pid: number): number =>
+      readdirSync(`/proc/${pid}/fd`).filter((fd) => linkOf(`/proc/${pid}/fd/${fd}`).startsWith("socket:")).length;
+    return this.workerPids.reduce((most, pid) => (sockets(pid) > sockets(most) ? pid : most));
+  }
+
   async metrics(): Promise<string> {
     return (await fetch(`${this.#adminUrl}/metrics`)).text();
   }
@@ -99,5 +107,14 @@ export class RouterProcess {
     this.#port = Number(new URL(ready.url).port);
     this.#adminUrl = ready.adminUrl;
     while (!(await fetch(`${ready.adminUrl}/readyz`)).ok) await sleep(20);
+  }
+}
+
+/** Empty for a descriptor that was closed meanwhile. */
+function linkOf(path: string): string {
+  try {
+    return readlinkSync(path);
+  } catch {
+    return "";
   }
 }

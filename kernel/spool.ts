@@ -44,7 +44,7 @@ export interface Spool {
  * What comes within this time shares a write and an fsync, which cost more than all else that is done for a record. A
  * process that is killed loses what it gathered, no more; the other end of the call has a report of its own.
  */
-const gatherMs = 10;
+const gatherMs = 25;
 const leastPendingBytes = 16_384;
 /** Kept between writes; larger memory goes back after one. */
 const keptPendingBytes = 1_048_576;
