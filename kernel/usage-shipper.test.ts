@@ -16,6 +16,8 @@ let clock = new ManualClock();
 let metrics = new Metrics("test");
 let shipped: string[][] = [];
 let fail = 0;
+/** What a batch that is on its way waits for. */
+let road = Promise.resolve();
 const cleanups: (() => Promise<void>)[] = [];
 
 beforeEach(async () => {
@@ -24,6 +26,7 @@ beforeEach(async () => {
   metrics = new Metrics("test");
   shipped = [];
   fail = 0;
+  road = Promise.resolve();
 });
 afterEach(async () => {
   for (const cleanup of cleanups.splice(0).reverse()) await cleanup();
@@ -35,6 +38,7 @@ async function start(maxBytes = 10_000_000): Promise<{ shipper: UsageShipper; sp
   const ship = async (records: readonly Uint8Array[]) => {
     if (fail-- > 0) throw new Error("the ledger is away");
     shipped.push(records.map((record) => fromBinary(UsageRecordSchema, record).callId));
+    await road;
   };
   const random = seededRandom(1);
   const shipper = startUsageShipper({
@@ -63,6 +67,36 @@ test("ships what was recorded after the linger, as one batch", async () => {
   expect(shipped).toEqual([]);
   clock.advance(1);
   await expect.poll(() => shipped).toEqual([["a", "b"]]);
+});
+
+test("what comes while a batch is on its way waits for its own linger", async () => {
+  const { shipper, spool } = await start();
+  const arrival = Promise.withResolvers<void>();
+  road = arrival.promise;
+  shipper.record(usage("a"));
+  clock.advance(100);
+  await expect.poll(() => shipped).toEqual([["a"]]);
+  shipper.record(usage("b"));
+  clock.advance(99);
+  arrival.resolve();
+  await expect.poll(() => spool.size().records).toBe(1);
+  shipper.record(usage("c"));
+  expect(shipped).toEqual([["a"]]);
+  clock.advance(1);
+  await expect.poll(() => shipped).toEqual([["a"], ["b", "c"]]);
+});
+
+test("what has waited long enough while a batch is on its way is the next one", async () => {
+  const { shipper } = await start();
+  const arrival = Promise.withResolvers<void>();
+  road = arrival.promise;
+  shipper.record(usage("a"));
+  clock.advance(100);
+  await expect.poll(() => shipped).toEqual([["a"]]);
+  shipper.record(usage("b"));
+  clock.advance(100);
+  arrival.resolve();
+  await expect.poll(() => shipped).toEqual([["a"], ["b"]]);
 });
 
 test("ships at once when flushed", async () => {

@@ -47,6 +47,8 @@ export function startUsageShipper(options: UsageShipperOptions): UsageShipper {
   /** Cuts a back-off short. */
   let hurry = new AbortController();
   let lingerTimer: { cancel(): void } | undefined;
+  /** Somebody has waited long enough: at first whatever an earlier process left. */
+  let due = true;
   /** Those who wait until nothing is left. */
   const idle = new Set<() => void>();
 
@@ -60,19 +62,24 @@ export function startUsageShipper(options: UsageShipperOptions): UsageShipper {
   function wakeUp(): void {
     lingerTimer?.cancel();
     lingerTimer = undefined;
+    due = true;
     wake.abort();
   }
 
   async function run(): Promise<void> {
     while (!stop.signal.aborted) {
       wake = new AbortController();
-      waiting.set(spool.size().records);
-      if (spool.size().records === 0) {
+      const { records } = spool.size();
+      waiting.set(records);
+      if (records === 0) {
         for (const resolve of idle) resolve();
         idle.clear();
+      }
+      if (records === 0 || (!due && records < largestBatch && idle.size === 0)) {
         await aborted(AbortSignal.any([wake.signal, stop.signal]));
         continue;
       }
+      due = false;
       try {
         const batch = await spool.peek(largestBatch);
         // Without this a file that somebody damaged would make a loop without a pause.
@@ -83,6 +90,7 @@ export function startUsageShipper(options: UsageShipperOptions): UsageShipper {
         backoff.reset();
       } catch (error) {
         failed.inc();
+        due = true;
         const delayMs = backoff.nextMs();
         logger.warn("usage is not shipped; it stays on disk", {
           ...spool.size(),
