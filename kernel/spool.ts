@@ -1,3 +1,4 @@
+import { constants } from "node:fs";
 import { type FileHandle, open, readFile, readdir, truncate, unlink } from "node:fs/promises";
 import { join } from "node:path";
 import { systemClock } from "#kernel/clock.ts";
@@ -45,6 +46,8 @@ export interface Spool {
  * process that is killed loses what it gathered, no more; the other end of the call has a report of its own.
  */
 const gatherMs = 25;
+/** A write is on the disk when it ends (open(2), O_DSYNC): one trip to the disk's thread instead of two with an fdatasync. */
+const newSegment = constants.O_WRONLY | constants.O_APPEND | constants.O_CREAT | constants.O_EXCL | constants.O_DSYNC;
 const leastPendingBytes = 16_384;
 /** Kept between writes; larger memory goes back after one. */
 const keptPendingBytes = 1_048_576;
@@ -227,7 +230,7 @@ class DiskSpool implements Spool {
     }
     if (!this.#file || !segment) {
       const number = this.#nextNumber++;
-      this.#file = await open(this.#path(number), "ax", 0o600);
+      this.#file = await open(this.#path(number), newSegment, 0o600);
       await syncDirectory(this.#options.dir);
       segment = { number, bytes: 0, records: 0 };
       this.#segments.push(segment);
@@ -236,8 +239,7 @@ class DiskSpool implements Spool {
     const records = this.#pendingRecords;
     const batch = this.#pending.subarray(0, this.#pendingBytes);
     try {
-      await this.#file.appendFile(batch);
-      await this.#file.datasync();
+      for (let at = 0; at < batch.length;) at += (await this.#file.write(batch, at)).bytesWritten;
     } catch (error) {
       // How much of the batch is down is unknown, so the segment ends before it and the batch goes to a new one.
       const failed = this.#file;
