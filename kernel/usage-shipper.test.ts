@@ -57,6 +57,17 @@ async function start(maxBytes = 10_000_000): Promise<{ shipper: UsageShipper; sp
   return { shipper, spool };
 }
 
+/** A batch of one record is on its way until `arrive`. */
+async function startAndShip(callId: string): Promise<Awaited<ReturnType<typeof start>> & { arrive: () => void }> {
+  const started = await start();
+  const { promise, resolve } = Promise.withResolvers<void>();
+  road = promise;
+  started.shipper.record(usage(callId));
+  clock.advance(100);
+  await expect.poll(() => shipped).toEqual([[callId]]);
+  return { ...started, arrive: resolve };
+}
+
 const usage = (callId: string) => create(UsageRecordSchema, { callId });
 
 test("ships what was recorded after the linger, as one batch", async () => {
@@ -70,15 +81,10 @@ test("ships what was recorded after the linger, as one batch", async () => {
 });
 
 test("what comes while a batch is on its way waits for its own linger", async () => {
-  const { shipper, spool } = await start();
-  const arrival = Promise.withResolvers<void>();
-  road = arrival.promise;
-  shipper.record(usage("a"));
-  clock.advance(100);
-  await expect.poll(() => shipped).toEqual([["a"]]);
+  const { shipper, spool, arrive } = await startAndShip("a");
   shipper.record(usage("b"));
   clock.advance(99);
-  arrival.resolve();
+  arrive();
   await expect.poll(() => spool.size().records).toBe(1);
   shipper.record(usage("c"));
   expect(shipped).toEqual([["a"]]);
@@ -87,15 +93,10 @@ test("what comes while a batch is on its way waits for its own linger", async ()
 });
 
 test("what has waited long enough while a batch is on its way is the next one", async () => {
-  const { shipper } = await start();
-  const arrival = Promise.withResolvers<void>();
-  road = arrival.promise;
-  shipper.record(usage("a"));
-  clock.advance(100);
-  await expect.poll(() => shipped).toEqual([["a"]]);
+  const { shipper, arrive } = await startAndShip("a");
   shipper.record(usage("b"));
   clock.advance(100);
-  arrival.resolve();
+  arrive();
   await expect.poll(() => shipped).toEqual([["a"], ["b"]]);
 });
 
