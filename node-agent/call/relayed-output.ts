@@ -41,6 +41,8 @@ export function readRelayed(relayed: readonly Uint8Array[], request: GenerateReq
       case "finished":
         finished = event.value;
         break;
+      // The router's own word to its client.
+      case "waiting":
       case undefined:
         throw cannotContinue("one of its responses is of a kind that this node does not know");
     }

@@ -56,8 +56,9 @@ export class StreamedAnswer implements GenerationAnswer {
       case "finished":
         this.#usage.add(event.value.usage);
         return event.value.unrepeatable ? this.#unrepeatable() : "";
+      case "waiting":
       case undefined:
-        // An event that a newer agent sent.
+        // The router's own, which does not come this way, or an event that a newer agent sent.
         return "";
     }
   }

@@ -7,7 +7,7 @@
 
 import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import { enumDesc, fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
-import type { Usage } from "../../type/v1/type_pb.ts";
+import type { ReplicaState, Usage } from "../../type/v1/type_pb.ts";
 import { file_helixmesh_type_v1_type } from "../../type/v1/type_pb.ts";
 import type { Message as Message$1, UnknownEnum } from "@bufbuild/protobuf";
 
@@ -15,7 +15,7 @@ import type { Message as Message$1, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file helixmesh/inference/v1/inference.proto.
  */
 export const file_helixmesh_inference_v1_inference: GenFile = /*@__PURE__*/
-  fileDesc("CiZoZWxpeG1lc2gvaW5mZXJlbmNlL3YxL2luZmVyZW5jZS5wcm90bxIWaGVsaXhtZXNoLmluZmVyZW5jZS52MSLUBAoPR2VuZXJhdGVSZXF1ZXN0Eg0KBW1vZGVsGAEgASgJEjEKBGNoYXQYAiABKAsyIS5oZWxpeG1lc2guaW5mZXJlbmNlLnYxLkNoYXRJbnB1dEgAEhAKBnByb21wdBgDIAEoCUgAEjQKBnRva2VucxgEIAEoCzIiLmhlbGl4bWVzaC5pbmZlcmVuY2UudjEuVG9rZW5JbnB1dEgAEjIKCHNhbXBsaW5nGAUgASgLMiAuaGVsaXhtZXNoLmluZmVyZW5jZS52MS5TYW1wbGluZxIMCgRzdG9wGAYgAygJEh4KEW1heF9vdXRwdXRfdG9rZW5zGAcgASgNSAGIAQESOQoIbG9ncHJvYnMYCCABKAsyJy5oZWxpeG1lc2guaW5mZXJlbmNlLnYxLkxvZ3Byb2JzT3B0aW9ucxI/Cg9yZXNwb25zZV9mb3JtYXQYCSABKAsyJi5oZWxpeG1lc2guaW5mZXJlbmNlLnYxLlJlc3BvbnNlRm9ybWF0EhQKDGNob2ljZV9jb3VudBgKIAEoDRIVCghwcmlvcml0eRgLIAEoDUgCiAEBEkMKBmxhYmVscxgMIAMoCzIzLmhlbGl4bWVzaC5pbmZlcmVuY2UudjEuR2VuZXJhdGVSZXF1ZXN0LkxhYmVsc0VudHJ5EgwKBGVjaG8YDSABKAgaLQoLTGFiZWxzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4AUIHCgVpbnB1dEIUChJfbWF4X291dHB1dF90b2tlbnNCCwoJX3ByaW9yaXR5IqQBCglDaGF0SW5wdXQSMQoIbWVzc2FnZXMYASADKAsyHy5oZWxpeG1lc2guaW5mZXJlbmNlLnYxLk1lc3NhZ2USKwoFdG9vbHMYAiADKAsyHC5oZWxpeG1lc2guaW5mZXJlbmNlLnYxLlRvb2wSNwoLdG9vbF9jaG9pY2UYAyABKAsyIi5oZWxpeG1lc2guaW5mZXJlbmNlLnYxLlRvb2xDaG9pY2UioAEKB01lc3NhZ2USKgoEcm9sZRgBIAEoDjIcLmhlbGl4bWVzaC5pbmZlcmVuY2UudjEuUm9sZRIPCgdjb250ZW50GAIgASgJEgwKBG5hbWUYAyABKAkSNAoKdG9vbF9jYWxscxgEIAMoCzIgLmhlbGl4bWVzaC5pbmZlcmVuY2UudjEuVG9vbENhbGwSFAoMdG9vbF9jYWxsX2lkGAUgASgJIlIKBFRvb2wSDAoEbmFtZRgBIAEoCRITCgtkZXNjcmlwdGlvbhgCIAEoCRIXCg9wYXJhbWV0ZXJzX2pzb24YAyABKAkSDgoGc3RyaWN0GAQgASgIIjwKCFRvb2xDYWxsEgoKAmlkGAEgASgJEgwKBG5hbWUYAiABKAkSFgoOYXJndW1lbnRzX2pzb24YAyABKAkisAEKClRvb2xDaG9pY2USNQoEbW9kZRgBIAEoDjInLmhlbGl4bWVzaC5pbmZlcmVuY2UudjEuVG9vbENob2ljZS5Nb2RlEgwKBG5hbWUYAiABKAkiXQoETW9kZRIUChBNT0RFX1VOU1BFQ0lGSUVEEAASDQoJTU9ERV9BVVRPEAESDQoJTU9ERV9OT05FEAISEQoNTU9ERV9SRVFVSVJFRBADEg4KCk1PREVfTkFNRUQQBCIZCgpUb2tlbklucHV0EgsKA2lkcxgBIAMoDSKLAwoIU2FtcGxpbmcSGAoLdGVtcGVyYXR1cmUYASABKAJIAIgBARISCgV0b3BfcBgCIAEoAkgBiAEBEhIKBXRvcF9rGAMgASgNSAKIAQESEgoFbWluX3AYBCABKAJIA4gBARIeChFmcmVxdWVuY3lfcGVuYWx0eRgFIAEoAkgEiAEBEh0KEHByZXNlbmNlX3BlbmFsdHkYBiABKAJIBYgBARIRCgRzZWVkGAcgASgESAaIAQESQwoKbG9naXRfYmlhcxgIIAMoCzIvLmhlbGl4bWVzaC5pbmZlcmVuY2UudjEuU2FtcGxpbmcuTG9naXRCaWFzRW50cnkaMAoOTG9naXRCaWFzRW50cnkSCwoDa2V5GAEgASgNEg0KBXZhbHVlGAIgASgCOgI4AUIOCgxfdGVtcGVyYXR1cmVCCAoGX3RvcF9wQggKBl90b3Bfa0IICgZfbWluX3BCFAoSX2ZyZXF1ZW5jeV9wZW5hbHR5QhMKEV9wcmVzZW5jZV9wZW5hbHR5QgcKBV9zZWVkIh4KD0xvZ3Byb2JzT3B0aW9ucxILCgN0b3AYASABKA0iawoOUmVzcG9uc2VGb3JtYXQSDgoEdGV4dBgBIAEoCEgAEhUKC2pzb25fb2JqZWN0GAIgASgISAASFQoLanNvbl9zY2hlbWEYAyABKAlIABIRCgdncmFtbWFyGAQgASgJSABCCAoGZm9ybWF0IrUBChBHZW5lcmF0ZVJlc3BvbnNlEjIKB3N0YXJ0ZWQYASABKAsyHy5oZWxpeG1lc2guaW5mZXJlbmNlLnYxLlN0YXJ0ZWRIABIuCgVkZWx0YRgCIAEoCzIdLmhlbGl4bWVzaC5pbmZlcmVuY2UudjEuRGVsdGFIABI0CghmaW5pc2hlZBgDIAEoCzIgLmhlbGl4bWVzaC5pbmZlcmVuY2UudjEuRmluaXNoZWRIAEIHCgVldmVudCJoCgdTdGFydGVkEg8KB2NhbGxfaWQYASABKAkSDQoFbW9kZWwYAiABKAkSFQoNcHJvbXB0X3Rva2VucxgDIAEoDRIVCg1jYWNoZWRfdG9rZW5zGAQgASgNEg8KB25vZGVfaWQYBSABKAki7gEKBURlbHRhEhQKDGNob2ljZV9pbmRleBgBIAEoDRIMCgR0ZXh0GAIgASgJEhEKCXRva2VuX2lkcxgDIAMoDRI2Cghsb2dwcm9icxgEIAMoCzIkLmhlbGl4bWVzaC5pbmZlcmVuY2UudjEuVG9rZW5Mb2dwcm9iEjkKCnRvb2xfY2FsbHMYBSADKAsyJS5oZWxpeG1lc2guaW5mZXJlbmNlLnYxLlRvb2xDYWxsRGVsdGESOwoNZmluaXNoX3JlYXNvbhgGIAEoDjIkLmhlbGl4bWVzaC5pbmZlcmVuY2UudjEuRmluaXNoUmVhc29uIogBCgxUb2tlbkxvZ3Byb2ISDQoFdG9rZW4YASABKAkSEwoLdG9rZW5fYnl0ZXMYAiABKAwSEAoIdG9rZW5faWQYAyABKA0SDwoHbG9ncHJvYhgEIAEoAhIxCgN0b3AYBSADKAsyJC5oZWxpeG1lc2guaW5mZXJlbmNlLnYxLlRva2VuTG9ncHJvYiJQCg1Ub29sQ2FsbERlbHRhEg0KBWluZGV4GAEgASgNEgoKAmlkGAIgASgJEgwKBG5hbWUYAyABKAkSFgoOYXJndW1lbnRzX2pzb24YBCABKAkihwEKCEZpbmlzaGVkEjwKDmZpbmlzaF9yZWFzb25zGAEgAygOMiQuaGVsaXhtZXNoLmluZmVyZW5jZS52MS5GaW5pc2hSZWFzb24SJwoFdXNhZ2UYAiABKAsyGC5oZWxpeG1lc2gudHlwZS52MS5Vc2FnZRIUCgx1bnJlcGVhdGFibGUYAyABKAgiwgEKDEVtYmVkUmVxdWVzdBINCgVtb2RlbBgBIAEoCRIyCgZpbnB1dHMYAiADKAsyIi5oZWxpeG1lc2guaW5mZXJlbmNlLnYxLkVtYmVkSW5wdXQSQAoGbGFiZWxzGAMgAygLMjAuaGVsaXhtZXNoLmluZmVyZW5jZS52MS5FbWJlZFJlcXVlc3QuTGFiZWxzRW50cnkaLQoLTGFiZWxzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASJbCgpFbWJlZElucHV0Eg4KBHRleHQYASABKAlIABI0CgZ0b2tlbnMYAiABKAsyIi5oZWxpeG1lc2guaW5mZXJlbmNlLnYxLlRva2VuSW5wdXRIAEIHCgVpbnB1dCJ+Cg1FbWJlZFJlc3BvbnNlEjUKCmVtYmVkZGluZ3MYASADKAsyIS5oZWxpeG1lc2guaW5mZXJlbmNlLnYxLkVtYmVkZGluZxInCgV1c2FnZRgCIAEoCzIYLmhlbGl4bWVzaC50eXBlLnYxLlVzYWdlEg0KBW1vZGVsGAMgASgJIhsKCUVtYmVkZGluZxIOCgZ2YWx1ZXMYASADKAIicQoSQ291bnRUb2tlbnNSZXF1ZXN0Eg0KBW1vZGVsGAEgASgJEjEKBGNoYXQYAiABKAsyIS5oZWxpeG1lc2guaW5mZXJlbmNlLnYxLkNoYXRJbnB1dEgAEhAKBnByb21wdBgDIAEoCUgAQgcKBWlucHV0Ij8KE0NvdW50VG9rZW5zUmVzcG9uc2USFQoNcHJvbXB0X3Rva2VucxgBIAEoDRIRCgl0b2tlbl9pZHMYAiADKA0iEwoRTGlzdE1vZGVsc1JlcXVlc3QiRwoSTGlzdE1vZGVsc1Jlc3BvbnNlEjEKBm1vZGVscxgBIAMoCzIhLmhlbGl4bWVzaC5pbmZlcmVuY2UudjEuTW9kZWxJbmZvIm0KCU1vZGVsSW5mbxIKCgJpZBgBIAEoCRITCgtyZXNvbHZlc190bxgCIAEoCRIPCgdjcmVhdGVkGAMgASgEEhYKDnJlYWR5X3JlcGxpY2FzGAQgASgNEhYKDmNvbnRleHRfdG9rZW5zGAUgASgNKl8KBFJvbGUSFAoQUk9MRV9VTlNQRUNJRklFRBAAEg8KC1JPTEVfU1lTVEVNEAESDQoJUk9MRV9VU0VSEAISEgoOUk9MRV9BU1NJU1RBTlQQAxINCglST0xFX1RPT0wQBCp9CgxGaW5pc2hSZWFzb24SHQoZRklOSVNIX1JFQVNPTl9VTlNQRUNJRklFRBAAEhYKEkZJTklTSF9SRUFTT05fU1RPUBABEhgKFEZJTklTSF9SRUFTT05fTEVOR1RIEAISHAoYRklOSVNIX1JFQVNPTl9UT09MX0NBTExTEAMylgMKEEluZmVyZW5jZVNlcnZpY2USXwoIR2VuZXJhdGUSJy5oZWxpeG1lc2guaW5mZXJlbmNlLnYxLkdlbmVyYXRlUmVxdWVzdBooLmhlbGl4bWVzaC5pbmZlcmVuY2UudjEuR2VuZXJhdGVSZXNwb25zZTABElQKBUVtYmVkEiQuaGVsaXhtZXNoLmluZmVyZW5jZS52MS5FbWJlZFJlcXVlc3QaJS5oZWxpeG1lc2guaW5mZXJlbmNlLnYxLkVtYmVkUmVzcG9uc2USZgoLQ291bnRUb2tlbnMSKi5oZWxpeG1lc2guaW5mZXJlbmNlLnYxLkNvdW50VG9rZW5zUmVxdWVzdBorLmhlbGl4bWVzaC5pbmZlcmVuY2UudjEuQ291bnRUb2tlbnNSZXNwb25zZRJjCgpMaXN0TW9kZWxzEikuaGVsaXhtZXNoLmluZmVyZW5jZS52MS5MaXN0TW9kZWxzUmVxdWVzdBoqLmhlbGl4bWVzaC5pbmZlcmVuY2UudjEuTGlzdE1vZGVsc1Jlc3BvbnNlYgZwcm90bzM", [file_helixmesh_type_v1_type]);
+  fileDesc("CiZoZWxpeG1lc2gvaW5mZXJlbmNlL3YxL2luZmVyZW5jZS5wcm90bxIWaGVsaXhtZXNoLmluZmVyZW5jZS52MSLUBAoPR2VuZXJhdGVSZXF1ZXN0Eg0KBW1vZGVsGAEgASgJEjEKBGNoYXQYAiABKAsyIS5oZWxpeG1lc2guaW5mZXJlbmNlLnYxLkNoYXRJbnB1dEgAEhAKBnByb21wdBgDIAEoCUgAEjQKBnRva2VucxgEIAEoCzIiLmhlbGl4bWVzaC5pbmZlcmVuY2UudjEuVG9rZW5JbnB1dEgAEjIKCHNhbXBsaW5nGAUgASgLMiAuaGVsaXhtZXNoLmluZmVyZW5jZS52MS5TYW1wbGluZxIMCgRzdG9wGAYgAygJEh4KEW1heF9vdXRwdXRfdG9rZW5zGAcgASgNSAGIAQESOQoIbG9ncHJvYnMYCCABKAsyJy5oZWxpeG1lc2guaW5mZXJlbmNlLnYxLkxvZ3Byb2JzT3B0aW9ucxI/Cg9yZXNwb25zZV9mb3JtYXQYCSABKAsyJi5oZWxpeG1lc2guaW5mZXJlbmNlLnYxLlJlc3BvbnNlRm9ybWF0EhQKDGNob2ljZV9jb3VudBgKIAEoDRIVCghwcmlvcml0eRgLIAEoDUgCiAEBEkMKBmxhYmVscxgMIAMoCzIzLmhlbGl4bWVzaC5pbmZlcmVuY2UudjEuR2VuZXJhdGVSZXF1ZXN0LkxhYmVsc0VudHJ5EgwKBGVjaG8YDSABKAgaLQoLTGFiZWxzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4AUIHCgVpbnB1dEIUChJfbWF4X291dHB1dF90b2tlbnNCCwoJX3ByaW9yaXR5IqQBCglDaGF0SW5wdXQSMQoIbWVzc2FnZXMYASADKAsyHy5oZWxpeG1lc2guaW5mZXJlbmNlLnYxLk1lc3NhZ2USKwoFdG9vbHMYAiADKAsyHC5oZWxpeG1lc2guaW5mZXJlbmNlLnYxLlRvb2wSNwoLdG9vbF9jaG9pY2UYAyABKAsyIi5oZWxpeG1lc2guaW5mZXJlbmNlLnYxLlRvb2xDaG9pY2UioAEKB01lc3NhZ2USKgoEcm9sZRgBIAEoDjIcLmhlbGl4bWVzaC5pbmZlcmVuY2UudjEuUm9sZRIPCgdjb250ZW50GAIgASgJEgwKBG5hbWUYAyABKAkSNAoKdG9vbF9jYWxscxgEIAMoCzIgLmhlbGl4bWVzaC5pbmZlcmVuY2UudjEuVG9vbENhbGwSFAoMdG9vbF9jYWxsX2lkGAUgASgJIlIKBFRvb2wSDAoEbmFtZRgBIAEoCRITCgtkZXNjcmlwdGlvbhgCIAEoCRIXCg9wYXJhbWV0ZXJzX2pzb24YAyABKAkSDgoGc3RyaWN0GAQgASgIIjwKCFRvb2xDYWxsEgoKAmlkGAEgASgJEgwKBG5hbWUYAiABKAkSFgoOYXJndW1lbnRzX2pzb24YAyABKAkisAEKClRvb2xDaG9pY2USNQoEbW9kZRgBIAEoDjInLmhlbGl4bWVzaC5pbmZlcmVuY2UudjEuVG9vbENob2ljZS5Nb2RlEgwKBG5hbWUYAiABKAkiXQoETW9kZRIUChBNT0RFX1VOU1BFQ0lGSUVEEAASDQoJTU9ERV9BVVRPEAESDQoJTU9ERV9OT05FEAISEQoNTU9ERV9SRVFVSVJFRBADEg4KCk1PREVfTkFNRUQQBCIZCgpUb2tlbklucHV0EgsKA2lkcxgBIAMoDSKLAwoIU2FtcGxpbmcSGAoLdGVtcGVyYXR1cmUYASABKAJIAIgBARISCgV0b3BfcBgCIAEoAkgBiAEBEhIKBXRvcF9rGAMgASgNSAKIAQESEgoFbWluX3AYBCABKAJIA4gBARIeChFmcmVxdWVuY3lfcGVuYWx0eRgFIAEoAkgEiAEBEh0KEHByZXNlbmNlX3BlbmFsdHkYBiABKAJIBYgBARIRCgRzZWVkGAcgASgESAaIAQESQwoKbG9naXRfYmlhcxgIIAMoCzIvLmhlbGl4bWVzaC5pbmZlcmVuY2UudjEuU2FtcGxpbmcuTG9naXRCaWFzRW50cnkaMAoOTG9naXRCaWFzRW50cnkSCwoDa2V5GAEgASgNEg0KBXZhbHVlGAIgASgCOgI4AUIOCgxfdGVtcGVyYXR1cmVCCAoGX3RvcF9wQggKBl90b3Bfa0IICgZfbWluX3BCFAoSX2ZyZXF1ZW5jeV9wZW5hbHR5QhMKEV9wcmVzZW5jZV9wZW5hbHR5QgcKBV9zZWVkIh4KD0xvZ3Byb2JzT3B0aW9ucxILCgN0b3AYASABKA0iawoOUmVzcG9uc2VGb3JtYXQSDgoEdGV4dBgBIAEoCEgAEhUKC2pzb25fb2JqZWN0GAIgASgISAASFQoLanNvbl9zY2hlbWEYAyABKAlIABIRCgdncmFtbWFyGAQgASgJSABCCAoGZm9ybWF0IukBChBHZW5lcmF0ZVJlc3BvbnNlEjIKB3N0YXJ0ZWQYASABKAsyHy5oZWxpeG1lc2guaW5mZXJlbmNlLnYxLlN0YXJ0ZWRIABIuCgVkZWx0YRgCIAEoCzIdLmhlbGl4bWVzaC5pbmZlcmVuY2UudjEuRGVsdGFIABI0CghmaW5pc2hlZBgDIAEoCzIgLmhlbGl4bWVzaC5pbmZlcmVuY2UudjEuRmluaXNoZWRIABIyCgd3YWl0aW5nGAQgASgLMh8uaGVsaXhtZXNoLmluZmVyZW5jZS52MS5XYWl0aW5nSABCBwoFZXZlbnQilwEKB1dhaXRpbmcSDgoGcmVhc29uGAEgASgJEi4KBXN0YXRlGAIgASgOMh8uaGVsaXhtZXNoLnR5cGUudjEuUmVwbGljYVN0YXRlEhUKCHByb2dyZXNzGAMgASgCSACIAQESGAoLY2FsbHNfYWhlYWQYBCABKA1IAYgBAUILCglfcHJvZ3Jlc3NCDgoMX2NhbGxzX2FoZWFkImgKB1N0YXJ0ZWQSDwoHY2FsbF9pZBgBIAEoCRINCgVtb2RlbBgCIAEoCRIVCg1wcm9tcHRfdG9rZW5zGAMgASgNEhUKDWNhY2hlZF90b2tlbnMYBCABKA0SDwoHbm9kZV9pZBgFIAEoCSLuAQoFRGVsdGESFAoMY2hvaWNlX2luZGV4GAEgASgNEgwKBHRleHQYAiABKAkSEQoJdG9rZW5faWRzGAMgAygNEjYKCGxvZ3Byb2JzGAQgAygLMiQuaGVsaXhtZXNoLmluZmVyZW5jZS52MS5Ub2tlbkxvZ3Byb2ISOQoKdG9vbF9jYWxscxgFIAMoCzIlLmhlbGl4bWVzaC5pbmZlcmVuY2UudjEuVG9vbENhbGxEZWx0YRI7Cg1maW5pc2hfcmVhc29uGAYgASgOMiQuaGVsaXhtZXNoLmluZmVyZW5jZS52MS5GaW5pc2hSZWFzb24iiAEKDFRva2VuTG9ncHJvYhINCgV0b2tlbhgBIAEoCRITCgt0b2tlbl9ieXRlcxgCIAEoDBIQCgh0b2tlbl9pZBgDIAEoDRIPCgdsb2dwcm9iGAQgASgCEjEKA3RvcBgFIAMoCzIkLmhlbGl4bWVzaC5pbmZlcmVuY2UudjEuVG9rZW5Mb2dwcm9iIlAKDVRvb2xDYWxsRGVsdGESDQoFaW5kZXgYASABKA0SCgoCaWQYAiABKAkSDAoEbmFtZRgDIAEoCRIWCg5hcmd1bWVudHNfanNvbhgEIAEoCSKHAQoIRmluaXNoZWQSPAoOZmluaXNoX3JlYXNvbnMYASADKA4yJC5oZWxpeG1lc2guaW5mZXJlbmNlLnYxLkZpbmlzaFJlYXNvbhInCgV1c2FnZRgCIAEoCzIYLmhlbGl4bWVzaC50eXBlLnYxLlVzYWdlEhQKDHVucmVwZWF0YWJsZRgDIAEoCCLCAQoMRW1iZWRSZXF1ZXN0Eg0KBW1vZGVsGAEgASgJEjIKBmlucHV0cxgCIAMoCzIiLmhlbGl4bWVzaC5pbmZlcmVuY2UudjEuRW1iZWRJbnB1dBJACgZsYWJlbHMYAyADKAsyMC5oZWxpeG1lc2guaW5mZXJlbmNlLnYxLkVtYmVkUmVxdWVzdC5MYWJlbHNFbnRyeRotCgtMYWJlbHNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIlsKCkVtYmVkSW5wdXQSDgoEdGV4dBgBIAEoCUgAEjQKBnRva2VucxgCIAEoCzIiLmhlbGl4bWVzaC5pbmZlcmVuY2UudjEuVG9rZW5JbnB1dEgAQgcKBWlucHV0In4KDUVtYmVkUmVzcG9uc2USNQoKZW1iZWRkaW5ncxgBIAMoCzIhLmhlbGl4bWVzaC5pbmZlcmVuY2UudjEuRW1iZWRkaW5nEicKBXVzYWdlGAIgASgLMhguaGVsaXhtZXNoLnR5cGUudjEuVXNhZ2USDQoFbW9kZWwYAyABKAkiGwoJRW1iZWRkaW5nEg4KBnZhbHVlcxgBIAMoAiJxChJDb3VudFRva2Vuc1JlcXVlc3QSDQoFbW9kZWwYASABKAkSMQoEY2hhdBgCIAEoCzIhLmhlbGl4bWVzaC5pbmZlcmVuY2UudjEuQ2hhdElucHV0SAASEAoGcHJvbXB0GAMgASgJSABCBwoFaW5wdXQiPwoTQ291bnRUb2tlbnNSZXNwb25zZRIVCg1wcm9tcHRfdG9rZW5zGAEgASgNEhEKCXRva2VuX2lkcxgCIAMoDSITChFMaXN0TW9kZWxzUmVxdWVzdCJHChJMaXN0TW9kZWxzUmVzcG9uc2USMQoGbW9kZWxzGAEgAygLMiEuaGVsaXhtZXNoLmluZmVyZW5jZS52MS5Nb2RlbEluZm8ibQoJTW9kZWxJbmZvEgoKAmlkGAEgASgJEhMKC3Jlc29sdmVzX3RvGAIgASgJEg8KB2NyZWF0ZWQYAyABKAQSFgoOcmVhZHlfcmVwbGljYXMYBCABKA0SFgoOY29udGV4dF90b2tlbnMYBSABKA0qXwoEUm9sZRIUChBST0xFX1VOU1BFQ0lGSUVEEAASDwoLUk9MRV9TWVNURU0QARINCglST0xFX1VTRVIQAhISCg5ST0xFX0FTU0lTVEFOVBADEg0KCVJPTEVfVE9PTBAEKn0KDEZpbmlzaFJlYXNvbhIdChlGSU5JU0hfUkVBU09OX1VOU1BFQ0lGSUVEEAASFgoSRklOSVNIX1JFQVNPTl9TVE9QEAESGAoURklOSVNIX1JFQVNPTl9MRU5HVEgQAhIcChhGSU5JU0hfUkVBU09OX1RPT0xfQ0FMTFMQAzKWAwoQSW5mZXJlbmNlU2VydmljZRJfCghHZW5lcmF0ZRInLmhlbGl4bWVzaC5pbmZlcmVuY2UudjEuR2VuZXJhdGVSZXF1ZXN0GiguaGVsaXhtZXNoLmluZmVyZW5jZS52MS5HZW5lcmF0ZVJlc3BvbnNlMAESVAoFRW1iZWQSJC5oZWxpeG1lc2guaW5mZXJlbmNlLnYxLkVtYmVkUmVxdWVzdBolLmhlbGl4bWVzaC5pbmZlcmVuY2UudjEuRW1iZWRSZXNwb25zZRJmCgtDb3VudFRva2VucxIqLmhlbGl4bWVzaC5pbmZlcmVuY2UudjEuQ291bnRUb2tlbnNSZXF1ZXN0GisuaGVsaXhtZXNoLmluZmVyZW5jZS52MS5Db3VudFRva2Vuc1Jlc3BvbnNlEmMKCkxpc3RNb2RlbHMSKS5oZWxpeG1lc2guaW5mZXJlbmNlLnYxLkxpc3RNb2RlbHNSZXF1ZXN0GiouaGVsaXhtZXNoLmluZmVyZW5jZS52MS5MaXN0TW9kZWxzUmVzcG9uc2ViBnByb3RvMw", [file_helixmesh_type_v1_type]);
 
 /**
  * GenerateRequest asks for text.
@@ -577,6 +577,14 @@ export type GenerateResponse = Message$1<"helixmesh.inference.v1.GenerateRespons
      */
     value: Finished;
     case: "finished";
+  } | {
+    /**
+     * Any number, anywhere before Finished; only where the caller asked for it (see Generate).
+     *
+     * @generated from field: helixmesh.inference.v1.Waiting waiting = 4;
+     */
+    value: Waiting;
+    case: "waiting";
   } | { case: undefined; value?: undefined };
 };
 
@@ -586,6 +594,49 @@ export type GenerateResponse = Message$1<"helixmesh.inference.v1.GenerateRespons
  */
 export const GenerateResponseSchema: GenMessage<GenerateResponse> = /*@__PURE__*/
   messageDesc(file_helixmesh_inference_v1_inference, 10);
+
+/**
+ * Waiting says what a call waits for at this moment. Made by the router, never by an engine.
+ *
+ * @generated from message helixmesh.inference.v1.Waiting
+ */
+export type Waiting = Message$1<"helixmesh.inference.v1.Waiting"> & {
+  /**
+   * For people: where the replicas are, such as "1 loading (43 %)" or "2 busy, 1 fetching weights (7 %)".
+   *
+   * @generated from field: string reason = 1;
+   */
+  reason: string;
+
+  /**
+   * Of the replica that is farthest on its way: READY when it is only busy; unspecified when nothing is known of any.
+   *
+   * @generated from field: helixmesh.type.v1.ReplicaState state = 2;
+   */
+  state: ReplicaState;
+
+  /**
+   * How far that replica is, 0 to 1 within its state; only in FETCHING and LOADING, and where its node says it.
+   *
+   * @generated from field: optional float progress = 3;
+   */
+  progress?: number | undefined;
+
+  /**
+   * About how many waiting calls have their turn before this one as the queue stands now. It may grow: calls of a higher
+   * priority or of a project that was served less go first whenever they come. Unset where the call stands in no queue.
+   *
+   * @generated from field: optional uint32 calls_ahead = 4;
+   */
+  callsAhead?: number | undefined;
+};
+
+/**
+ * Describes the message helixmesh.inference.v1.Waiting.
+ * Use `create(WaitingSchema)` to create a new message.
+ */
+export const WaitingSchema: GenMessage<Waiting> = /*@__PURE__*/
+  messageDesc(file_helixmesh_inference_v1_inference, 11);
 
 /**
  * Started says that an engine took the call.
@@ -634,7 +685,7 @@ export type Started = Message$1<"helixmesh.inference.v1.Started"> & {
  * Use `create(StartedSchema)` to create a new message.
  */
 export const StartedSchema: GenMessage<Started> = /*@__PURE__*/
-  messageDesc(file_helixmesh_inference_v1_inference, 11);
+  messageDesc(file_helixmesh_inference_v1_inference, 12);
 
 /**
  * Delta is what one decode step added to one choice.
@@ -690,7 +741,7 @@ export type Delta = Message$1<"helixmesh.inference.v1.Delta"> & {
  * Use `create(DeltaSchema)` to create a new message.
  */
 export const DeltaSchema: GenMessage<Delta> = /*@__PURE__*/
-  messageDesc(file_helixmesh_inference_v1_inference, 12);
+  messageDesc(file_helixmesh_inference_v1_inference, 13);
 
 /**
  * TokenLogprob is a token's log probability with its rivals'.
@@ -739,7 +790,7 @@ export type TokenLogprob = Message$1<"helixmesh.inference.v1.TokenLogprob"> & {
  * Use `create(TokenLogprobSchema)` to create a new message.
  */
 export const TokenLogprobSchema: GenMessage<TokenLogprob> = /*@__PURE__*/
-  messageDesc(file_helixmesh_inference_v1_inference, 13);
+  messageDesc(file_helixmesh_inference_v1_inference, 14);
 
 /**
  * ToolCallDelta is a part of a tool call; parts with the same index belong together and are appended.
@@ -781,7 +832,7 @@ export type ToolCallDelta = Message$1<"helixmesh.inference.v1.ToolCallDelta"> & 
  * Use `create(ToolCallDeltaSchema)` to create a new message.
  */
 export const ToolCallDeltaSchema: GenMessage<ToolCallDelta> = /*@__PURE__*/
-  messageDesc(file_helixmesh_inference_v1_inference, 14);
+  messageDesc(file_helixmesh_inference_v1_inference, 15);
 
 /**
  * Finished ends a stream that succeeded.
@@ -817,7 +868,7 @@ export type Finished = Message$1<"helixmesh.inference.v1.Finished"> & {
  * Use `create(FinishedSchema)` to create a new message.
  */
 export const FinishedSchema: GenMessage<Finished> = /*@__PURE__*/
-  messageDesc(file_helixmesh_inference_v1_inference, 15);
+  messageDesc(file_helixmesh_inference_v1_inference, 16);
 
 /**
  * EmbedRequest asks for vectors.
@@ -852,7 +903,7 @@ export type EmbedRequest = Message$1<"helixmesh.inference.v1.EmbedRequest"> & {
  * Use `create(EmbedRequestSchema)` to create a new message.
  */
 export const EmbedRequestSchema: GenMessage<EmbedRequest> = /*@__PURE__*/
-  messageDesc(file_helixmesh_inference_v1_inference, 16);
+  messageDesc(file_helixmesh_inference_v1_inference, 17);
 
 /**
  * EmbedInput is one thing to embed.
@@ -889,7 +940,7 @@ export type EmbedInput = Message$1<"helixmesh.inference.v1.EmbedInput"> & {
  * Use `create(EmbedInputSchema)` to create a new message.
  */
 export const EmbedInputSchema: GenMessage<EmbedInput> = /*@__PURE__*/
-  messageDesc(file_helixmesh_inference_v1_inference, 17);
+  messageDesc(file_helixmesh_inference_v1_inference, 18);
 
 /**
  * EmbedResponse holds one vector an input, in order.
@@ -924,7 +975,7 @@ export type EmbedResponse = Message$1<"helixmesh.inference.v1.EmbedResponse"> & 
  * Use `create(EmbedResponseSchema)` to create a new message.
  */
 export const EmbedResponseSchema: GenMessage<EmbedResponse> = /*@__PURE__*/
-  messageDesc(file_helixmesh_inference_v1_inference, 18);
+  messageDesc(file_helixmesh_inference_v1_inference, 19);
 
 /**
  * Embedding is one vector of unit length.
@@ -945,7 +996,7 @@ export type Embedding = Message$1<"helixmesh.inference.v1.Embedding"> & {
  * Use `create(EmbeddingSchema)` to create a new message.
  */
 export const EmbeddingSchema: GenMessage<Embedding> = /*@__PURE__*/
-  messageDesc(file_helixmesh_inference_v1_inference, 19);
+  messageDesc(file_helixmesh_inference_v1_inference, 20);
 
 /**
  * CountTokensRequest holds the prompt to count.
@@ -989,7 +1040,7 @@ export type CountTokensRequest = Message$1<"helixmesh.inference.v1.CountTokensRe
  * Use `create(CountTokensRequestSchema)` to create a new message.
  */
 export const CountTokensRequestSchema: GenMessage<CountTokensRequest> = /*@__PURE__*/
-  messageDesc(file_helixmesh_inference_v1_inference, 20);
+  messageDesc(file_helixmesh_inference_v1_inference, 21);
 
 /**
  * CountTokensResponse holds the count.
@@ -1017,7 +1068,7 @@ export type CountTokensResponse = Message$1<"helixmesh.inference.v1.CountTokensR
  * Use `create(CountTokensResponseSchema)` to create a new message.
  */
 export const CountTokensResponseSchema: GenMessage<CountTokensResponse> = /*@__PURE__*/
-  messageDesc(file_helixmesh_inference_v1_inference, 21);
+  messageDesc(file_helixmesh_inference_v1_inference, 22);
 
 /**
  * ListModelsRequest has no fields yet.
@@ -1032,7 +1083,7 @@ export type ListModelsRequest = Message$1<"helixmesh.inference.v1.ListModelsRequ
  * Use `create(ListModelsRequestSchema)` to create a new message.
  */
 export const ListModelsRequestSchema: GenMessage<ListModelsRequest> = /*@__PURE__*/
-  messageDesc(file_helixmesh_inference_v1_inference, 22);
+  messageDesc(file_helixmesh_inference_v1_inference, 23);
 
 /**
  * ListModelsResponse lists models and aliases.
@@ -1053,7 +1104,7 @@ export type ListModelsResponse = Message$1<"helixmesh.inference.v1.ListModelsRes
  * Use `create(ListModelsResponseSchema)` to create a new message.
  */
 export const ListModelsResponseSchema: GenMessage<ListModelsResponse> = /*@__PURE__*/
-  messageDesc(file_helixmesh_inference_v1_inference, 23);
+  messageDesc(file_helixmesh_inference_v1_inference, 24);
 
 /**
  * ModelInfo is one model that can be asked for.
@@ -1102,7 +1153,7 @@ export type ModelInfo = Message$1<"helixmesh.inference.v1.ModelInfo"> & {
  * Use `create(ModelInfoSchema)` to create a new message.
  */
 export const ModelInfoSchema: GenMessage<ModelInfo> = /*@__PURE__*/
-  messageDesc(file_helixmesh_inference_v1_inference, 24);
+  messageDesc(file_helixmesh_inference_v1_inference, 25);
 
 /**
  * Role is who speaks in a chat message.
@@ -1226,6 +1277,11 @@ export const InferenceService: GenService<{
    * response headers) and "x-helixmesh-resume-after: N", N being the number of responses that came (default 0). The
    * stream goes on right behind them and is billed once. NOT_FOUND means that nobody holds the call (it is unknown, its
    * time is over, or its router lives): call anew, without the metadata. INVALID_ARGUMENT means another request.
+   *
+   * With the metadata "x-helixmesh-progress: true" a call that has to wait for a replica says so, within a quarter of a
+   * second and then at most once a second: Waiting, any number, before Started, or later while a call whose replica was
+   * lost waits for another one. None is sent while the client has something unread. They are no part of the answer:
+   * "x-helixmesh-resume-after" does not count them. With the first one the response headers are sent.
    *
    * @generated from rpc helixmesh.inference.v1.InferenceService.Generate
    */

@@ -423,7 +423,7 @@ export type ReplicaStatus = Message<"helixmesh.node.v1.ReplicaStatus"> & {
   message: string;
 
   /**
-   * 0 to 1 within fetching or loading.
+   * 0 to 1 within fetching, loading or warming up; 1 once ready, 0 in every other state.
    *
    * @generated from field: float progress = 4;
    */
