@@ -40,6 +40,33 @@ describe("the link", () => {
     expect(frame.case === "hello" && frame.value.replicas.map((replica) => replica.replicaId)).toEqual(["r1"]);
   });
 
+  test("says how far the loading of a replica is, in the hello and as it goes on, and of one that is ready nothing", async () => {
+    const node = await startNode({}, { time_scale: "1", load_ms: "20000" });
+    const router = node.router();
+    await router.hello();
+    const shares = () =>
+      router.frames
+        .flatMap(({ frame }) => (frame.case === "step" ? frame.value.replicas : []))
+        .flatMap(({ state, progress = -1 }) => (state === ReplicaState.LOADING ? [progress] : []));
+    await router.frame(() => shares().length > 3);
+    const [first = 0, ...more] = shares();
+    expect(first).toBeLessThan(0.5);
+    let before = first;
+    for (const share of more) {
+      expect(share).toBeGreaterThan(before + 0.0099);
+      before = share;
+    }
+    const { frame } = await node.router().hello();
+    expect(frame).toMatchObject({
+      value: { replicas: [{ state: ReplicaState.LOADING, progress: expect.any(Number) }] },
+    });
+    const ready = await startNode();
+    await ready.readyRouter();
+    const late = await ready.router().hello();
+    const infos = late.frame.case === "hello" ? late.frame.value.replicas : [];
+    expect(infos.map(({ state, progress }) => [state, progress])).toEqual([[ReplicaState.READY, undefined]]);
+  });
+
   test("refuses a wrong token, a wrong version and a first message that is no hello", async () => {
     const node = await startNode();
     const intruder = node.router("wrong");

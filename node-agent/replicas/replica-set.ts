@@ -120,6 +120,9 @@ export class ReplicaSet {
 }
 
 function describe(replica: Replica): ReplicaInfo {
-  const { state, capabilities } = wireState(replica.state);
-  return create(ReplicaInfoSchema, { replicaId: replica.desired.replicaId, state, capabilities });
+  const { kind } = replica.state;
+  const { state, capabilities, progress } = wireState(replica.state);
+  const { replicaId } = replica.desired;
+  const hasProgress = kind === "fetching" || kind === "loading";
+  return create(ReplicaInfoSchema, { replicaId, state, capabilities, ...(hasProgress && { progress }) });
 }

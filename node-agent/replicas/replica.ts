@@ -16,6 +16,7 @@ import type { Random } from "#kernel/random.ts";
 import type { CallTarget, RunningSequence } from "../call/index.ts";
 import type { CreateEngine, Engine, GenerateCall, StepEvent } from "../engines/engine.ts";
 import type { PrefixNews, PrefixOptions } from "../engines/prefix-news.ts";
+import { ProgressPace } from "./progress-pace.ts";
 import { type ReplicaEvent, type ReplicaState, transition } from "./state.ts";
 
 export interface ReplicaParts {
@@ -44,6 +45,7 @@ export class Replica implements CallTarget {
   readonly #parts: ReplicaParts;
   readonly #logger: Logger;
   readonly #backoff: Backoff;
+  readonly #pace: ProgressPace;
   readonly #stop = new AbortController();
   readonly #sequences = new Map<number, (event: StepEvent) => void>();
   readonly #finished: Promise<void>;
@@ -61,6 +63,7 @@ export class Replica implements CallTarget {
     this.#parts = parts;
     this.#logger = parts.logger.child({ replicaId: desired.replicaId, model: desired.model });
     this.#backoff = new Backoff({ initialMs: 500, maxMs: 30_000 }, parts.random);
+    this.#pace = new ProgressPace(parts.clock, () => parts.onChange());
     this.#finished = this.#run();
   }
 
@@ -256,9 +259,13 @@ export class Replica implements CallTarget {
   }
 
   #apply(event: ReplicaEvent): void {
-    const next = transition(this.#state, event);
-    if (next === this.#state) return;
+    const before = this.#state;
+    const next = transition(before, event);
+    if (next === before) return;
     this.#state = next;
+    const progress = "progress" in next ? next.progress : 0;
+    if (event.kind === "progress" && next.kind === before.kind) return this.#pace.moved(progress);
+    this.#pace.restart(progress);
     this.#parts.onChange();
   }
 }

@@ -82,6 +82,8 @@ export class LlamaCppEngine implements Engine {
     this.#options = options;
     this.#state = "loading";
     this.#onState = onState;
+    // The first word of llama.cpp comes a process, a library and the file's head later.
+    onState("loading", 0);
     const loaded = new Promise<EngineCapabilities>((resolve, reject) => {
       this.#loading = { resolve, reject };
     });

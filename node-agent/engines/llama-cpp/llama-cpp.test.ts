@@ -82,11 +82,22 @@ engineContract("llama.cpp", {
 describe("llama.cpp with the Pocket model", () => {
   let probe: EngineProbe;
   let capabilities: EngineCapabilities;
+  /** Shares of the loading, as llama.cpp told them. */
+  const loaded: number[] = [];
   beforeAll(async () => {
     probe = open();
-    capabilities = await probe.engine.load(() => {});
+    capabilities = await probe.engine.load((state, share) => {
+      if (state === "loading") loaded.push(share);
+    });
   });
   afterAll(() => probe.engine.close());
+
+  test("says how far its loading is, from 0 by the parts of the file to 1", () => {
+    expect(loaded[0]).toBe(0);
+    expect(loaded).toEqual(loaded.toSorted((a, b) => a - b));
+    expect(loaded.some((share) => share > 0 && share < 1)).toBe(true);
+    expect(loaded.at(-1)).toBe(1);
+  });
 
   const run = (init: GenerateInit, choice = 0): Promise<Outcome> => probe.run(request(init), choice);
   const refusal = (init: GenerateInit): Promise<MeshError> => probe.begin(request(init)).error;

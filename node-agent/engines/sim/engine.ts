@@ -51,6 +51,9 @@ interface Sequence {
 const tokensOfBlock = 64;
 const noBlocks = new Uint32Array(0);
 
+/** Between two words of how far the loading is, at the least. */
+const loadStepMs = 50;
+
 /** Engine time that one turn of the event loop may catch up, milliseconds; more is forgiven, as a stalled host would. */
 const mostCatchUpMs = 100;
 
@@ -98,8 +101,7 @@ export class SimEngine implements Engine {
       const blocks = (request: GenerateRequest): Uint32Array => promptBlocks(request, prefixes.blockBytes, most + 1);
       this.#prefixes = { cache: new PrefixCache(most), blocks };
     }
-    onState("loading", 0);
-    if (this.#options.loadMs > 0) await sleep(this.#clock, this.#options.loadMs * this.#options.timeScale);
+    await this.#simulateLoading((progress) => onState("loading", progress));
     onState("warming", 1);
     if (this.#life === "closed") throw closedError();
     this.#life = "open";
@@ -116,6 +118,17 @@ export class SimEngine implements Engine {
       parallelSequences,
       embeddingDimensions,
     });
+  }
+
+  /** Says its progress by the per cent, or as often as anyone can use it. */
+  async #simulateLoading(onProgress: (share: number) => void): Promise<void> {
+    const totalMs = this.#options.loadMs * this.#options.timeScale;
+    const steps = Math.min(100, Math.ceil(totalMs / loadStepMs));
+    onProgress(0);
+    for (let step = 1; step <= steps && this.#life !== "closed"; step++) {
+      await sleep(this.#clock, totalMs / steps);
+      onProgress(step / steps);
+    }
   }
 
   generate(call: GenerateCall): void {

@@ -74,6 +74,21 @@ describe("SimEngine", () => {
     expect(endedMs - startMs).toBeCloseTo(7 + 4 * 2, 5);
   });
 
+  test("says how far its loading is, by the per cent", async () => {
+    const clock = new ManualClock();
+    const createEngine = simEngine({ clock, random: seededRandom(1) });
+    const replica = create(DesiredReplicaSchema, { engineOptions: { load_ms: "10000" } });
+    const probe = new EngineProbe((events) => createEngine({ replica, modelPath: "", ...events }));
+    const shares: number[] = [];
+    const loading = probe.engine.load((state, share) => void (state === "loading" && shares.push(share)));
+    for (let elapsedMs = 0; elapsedMs < 10_000; elapsedMs += 100) {
+      clock.advance(100);
+      await new Promise(setImmediate);
+    }
+    await loading;
+    expect(shares).toEqual(Array.from({ length: 101 }, (_, step) => step / 100));
+  });
+
   test("admits no more than its KV cache holds", async () => {
     const { clock, probe } = await onManualClock({ kv_tokens: "30" });
     const calls = [1, 2].map(() => probe.begin(ask("a b c d", 16)));
