@@ -23,6 +23,7 @@ import { RecordingBudget } from "./call/recording-budget.ts";
 import { ResumableCalls } from "./call/resumable-calls.ts";
 import { createCalls } from "./call/router-calls.ts";
 import { createSettle } from "./call/settle.ts";
+import { WaitNotices } from "./call/wait-notices.ts";
 import { createControlClient } from "./discovery/control-client.ts";
 import { SnapshotFile } from "./discovery/snapshot-file.ts";
 import type { IndexedSnapshot } from "./discovery/snapshot.ts";
@@ -134,6 +135,7 @@ export async function serveRouter(
       promoteAfterMs: settings.queuePromoteAfterMs,
     },
     room: (deployment) => rooms.of(deployment),
+    replicas: (deployment) => rooms.describeModelOf(deployment),
     clock,
     metrics,
   });
@@ -156,6 +158,7 @@ export async function serveRouter(
     routes,
     queues,
     rooms,
+    notices: new WaitNotices(clock, rooms),
     health,
     recordings: new RecordingBudget(settings, metrics),
     resumables,

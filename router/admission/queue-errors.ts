@@ -17,11 +17,14 @@ export interface Refused {
   readonly deployment: string;
   readonly room: Room;
   readonly drainMs: number | undefined;
+  /** Where its model's replicas are. */
+  readonly replicas: (deployment: string) => string;
 }
 
 export function queueFull(bound: "entries" | "bytes", { maxEntries, maxBytes }: QueueBounds, why: Refused): MeshError {
   const limit = bound === "entries" ? `${maxEntries} waiting calls` : `${maxBytes} bytes of waiting requests`;
-  const state = why.room === "cold" ? "none of its replicas is ready" : "all its replicas are busy";
+  const isCold = why.room === "cold";
+  const state = isCold ? `none of its replicas is ready (${where(why)})` : "all its replicas are busy";
   return overloaded(`${state}, and the queue is full (${limit})`, why, limit);
 }
 
@@ -41,12 +44,19 @@ export function turnTooLate(waitMs: number, leftMs: number, why: Refused): MeshE
 }
 
 /** In the queue: the time that the caller gave is as good as spent. */
-export function deadlineUnreachable(waitedMs: number, leftMs: number, { deployment }: Refused): MeshError {
-  const wait = `the call waited ${seconds(waitedMs)} for a replica of ${JSON.stringify(deployment)} with room`;
+export function deadlineUnreachable(waitedMs: number, leftMs: number, why: Refused): MeshError {
+  const deployment = JSON.stringify(why.deployment);
+  const what =
+    why.room === "cold" ? `a ready replica of ${deployment} (${where(why)})` : `a replica of ${deployment} with room`;
+  const wait = `the call waited ${seconds(waitedMs)} for ${what}`;
   return new MeshError(
     Reason.DEADLINE_EXCEEDED,
     `The deadline cannot be met: ${wait}, and the ${seconds(leftMs)} left are too short. Allow more time or try later.`,
   );
+}
+
+function where({ deployment, replicas }: Refused): string {
+  return replicas(deployment);
 }
 
 function overloaded(what: string, { deployment, drainMs }: Refused, limit?: string): MeshError {

@@ -51,6 +51,15 @@ describe("a queue's order", () => {
     expect(queue.promotions).toBe(2);
   });
 
+  test("tells each how many go before it, and nothing to one that left", () => {
+    const queue = open();
+    const entries = [9, 5, 5, 0].map((priority) => entry({ priority }));
+    offerAll(queue, entries);
+    expect(entries.map((one) => queue.ahead(one))).toEqual([0, 1, 2, 3]);
+    queue.take(0);
+    expect(entries.map((one) => queue.ahead(one))).toEqual([undefined, 0, 1, 2]);
+  });
+
   test("alternates between tenants whose calls cost the same, however many each has", () => {
     const queue = open();
     offerAll(queue, [

@@ -194,13 +194,22 @@ export class Queue<E extends QueueEntry> {
     return intervalMs === undefined ? undefined : intervalMs * (this.size + 1);
   }
 
+  /** About how many have their turn before it if nobody else comes (see FairShare.ahead); undefined when it has left. */
+  ahead(entry: E): number | undefined {
+    const place = this.#places.get(entry);
+    return place && this.#aheadOf(place);
+  }
+
+  #aheadOf(place: Place<E>): number {
+    let ahead = this.#share.ahead(place);
+    for (let level = place.level + 1; level < levels; level++) ahead += this.#share.count(level);
+    return ahead;
+  }
+
   /** Milliseconds until its turn if the queue drains `optimism` times as fast as measured; 0 while nothing is known. */
   #predictMs(place: Place<E>, nowMs: number): number {
     const intervalMs = this.#openMs === undefined ? undefined : this.#drain.intervalMs(nowMs);
-    if (intervalMs === undefined) return 0;
-    let ahead = this.#share.ahead(place);
-    for (let level = place.level + 1; level < levels; level++) ahead += this.#share.count(level);
-    return (ahead * intervalMs) / optimism;
+    return intervalMs === undefined ? 0 : (this.#aheadOf(place) * intervalMs) / optimism;
   }
 
   #boundReached(bytes: number): "entries" | "bytes" | undefined {

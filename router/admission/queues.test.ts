@@ -14,7 +14,8 @@ function setUp(bounds: Partial<QueueBounds> = {}) {
   const replica = { state: "ready" as "ready" | "cold", places: 0 };
   const room = (): Room => (replica.state === "cold" ? "cold" : replica.places > 0 ? "free" : "busy");
   const defaults = { maxEntries: 100, maxBytes: 1_000_000, maxWaitMs: 30_000, promoteAfterMs: 3_000 };
-  const queues = new Queues({ bounds: { ...defaults, ...bounds }, room, clock, metrics });
+  const replicas = () => "1 loading (43 %)";
+  const queues = new Queues({ bounds: { ...defaults, ...bounds }, room, replicas, clock, metrics });
   const turns: string[] = [];
   const refusals = new Map<string, MeshError>();
   const enter = (name: string, change: Partial<Ask> = {}) =>
@@ -62,6 +63,28 @@ describe("queues", () => {
     replica.places = 1;
     enter("second");
     expect(turns).toEqual(["first"]);
+  });
+
+  test("say where the replicas are to those whom they refuse while none is ready", () => {
+    const { enter, replica, clock, refusals } = setUp({ maxEntries: 1 });
+    replica.state = "cold";
+    enter("short", { deadlineMs: clock.monotonicMs() + 1_000 });
+    enter("second");
+    expect(refusals.get("second")?.message).toMatch(
+      /none of its replicas is ready \(1 loading \(43 %\)\), and the queue/,
+    );
+    clock.advance(1_000);
+    expect(refusals.get("short")?.message).toMatch(/waited 1 s for a ready replica of "d" \(1 loading \(43 %\)\)/);
+  });
+
+  test("tell each about how many go before it", () => {
+    const { enter, free } = setUp();
+    const [, second] = [enter("first"), enter("second")];
+    expect(second?.ahead()).toBe(1);
+    free(1);
+    expect(second?.ahead()).toBe(0);
+    free(1);
+    expect(second?.ahead()).toBeUndefined();
   });
 
   test("hold calls while no replica is ready, for longer than the longest wait, and in order", () => {

@@ -9,6 +9,8 @@ import { type QueueMetrics, type QueueOutcome, queueMetrics } from "./queue-metr
 export interface QueuesOptions {
   readonly bounds: QueueBounds;
   readonly room: (deployment: string) => Room;
+  /** Where its model's replicas are, for people; asked when a call is refused while none is ready. */
+  readonly replicas: (deployment: string) => string;
   readonly clock: Clock;
   readonly metrics: Metrics;
 }
@@ -38,6 +40,8 @@ export interface AskEvents {
 export interface Ticket {
   /** The call waits no longer. Harmless after its turn. */
   leave(): void;
+  /** About how many have their turn before it as the queue stands now. */
+  ahead(): number | undefined;
 }
 
 /** Bytes of a prompt that make one token, near enough for sharing. */
@@ -76,7 +80,7 @@ export class Queues {
 
   /** Undefined when the call waits for nothing: it had its turn, or was refused. */
   enter(ask: Ask, events: AskEvents): Ticket | undefined {
-    const { clock, room, bounds } = this.#options;
+    const { clock, room, bounds, replicas } = this.#options;
     const { deployment, tenant, deadlineMs } = ask;
     const line = this.#line(deployment);
     const { queue, minServiceMs } = line;
@@ -91,7 +95,7 @@ export class Queues {
     const entry: Waiting = { ...ask, promptTokens, minServiceMs, events, enteredMs: nowMs, waits: true };
     queue.setOpen(state !== "cold", nowMs);
     const offer = queue.offer(entry, nowMs);
-    const why = { deployment, room: state, drainMs: queue.drainMs(nowMs) };
+    const why = { deployment, room: state, drainMs: queue.drainMs(nowMs), replicas };
     switch (offer.kind) {
       case "full":
         this.#metrics.ended(deployment, "full", 0);
@@ -106,7 +110,8 @@ export class Queues {
     }
     if (state === "free") this.#give(deployment, line);
     else this.#settle(deployment, line);
-    return entry.waits ? { leave: () => this.#leave(deployment, line, entry) } : undefined;
+    if (!entry.waits) return undefined;
+    return { leave: () => this.#leave(deployment, line, entry), ahead: () => line.queue.ahead(entry) };
   }
 
   /** A call of the deployment ended, or a load of one of its replicas came: maybe there is room. */
@@ -184,7 +189,7 @@ export class Queues {
 
   #expire(deployment: string, { queue }: Line, room: Room, nowMs: number): void {
     for (const { entry, kind } of queue.expire(nowMs)) {
-      const why = { deployment, room, drainMs: queue.drainMs(nowMs) };
+      const why = { deployment, room, drainMs: queue.drainMs(nowMs), replicas: this.#options.replicas };
       const error =
         kind === "waited"
           ? errors.waitedTooLong(this.#options.bounds, why)

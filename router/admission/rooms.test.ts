@@ -14,6 +14,7 @@ import { Rooms } from "./rooms.ts";
 
 interface Known {
   readonly state?: ReplicaState;
+  readonly progress?: number;
   readonly running?: number;
   readonly parallel?: number;
 }
@@ -36,9 +37,10 @@ function setUp(known: Record<string, Known>, avoided: readonly string[] = [], re
     }),
   );
   const views = new Map<string, ReplicaView>();
-  const report = (replicaId: string, { state = ReplicaState.READY, running = 0, parallel = 1 }: Known): void => {
+  const report = (replicaId: string, known: Known): void => {
+    const { state = ReplicaState.READY, progress, running = 0, parallel = 1 } = known;
     const capabilities = create(EngineCapabilitiesSchema, { parallelSequences: parallel });
-    views.set(replicaId, { state, capabilities, load: create(ReplicaLoadSchema, { running }), inFlight: 0 });
+    views.set(replicaId, { state, progress, capabilities, load: create(ReplicaLoadSchema, { running }), inFlight: 0 });
   };
   for (const [replicaId, one] of Object.entries(known)) report(replicaId, one);
   const looks = { count: 0 };
@@ -81,6 +83,31 @@ describe("a deployment", () => {
   test("says what its model's replicas are doing", () => {
     const { rooms } = setUp({ a1: { state: ReplicaState.LOADING }, a2: { state: ReplicaState.LOADING } });
     expect(rooms.describe("m")).toBe("2 loading, 1 without a link");
+  });
+
+  test("says how far they are, of several in one state the first, and which comes next", () => {
+    const fetching = { state: ReplicaState.FETCHING, progress: 0.999 };
+    const loading = { state: ReplicaState.LOADING, progress: 0.43 };
+    const one = setUp({ a1: fetching, a2: loading, b1: {}, c1: {} }, [], ["a1", "a2", "c1"]).rooms;
+    expect(one.situation("m")).toEqual({
+      text: "1 fetching weights (100 %), 1 loading (43 %)",
+      state: ReplicaState.LOADING,
+      progress: 0.43,
+    });
+    const two = setUp({ a1: { ...loading, progress: 0.1 }, a2: loading }, [], ["a1", "a2"]).rooms;
+    expect(two.describe("m")).toBe("2 loading (at most 43 %)");
+    expect(two.describeModelOf("b")).toBe("2 loading (at most 43 %)");
+    expect(setUp({}, [], []).rooms.situation("m")).toMatchObject({ text: "it has none", state: 0 });
+  });
+
+  test("says of those in whose queue a call stands that they are busy", () => {
+    const { rooms } = setUp({ a1: full, a2: { state: ReplicaState.LOADING, progress: 0.5 }, b1: {} });
+    expect(rooms.situation("m", "a")).toEqual({
+      text: "1 busy, 1 loading (50 %)",
+      state: ReplicaState.READY,
+      progress: undefined,
+    });
+    expect(rooms.situation("m").text).toBe("2 ready, 1 loading (50 %)");
   });
 
   test("is busy as soon as it is asked after loads that nobody has read", () => {

@@ -15,6 +15,16 @@ export interface RoomsOptions {
   readonly avoided: () => ReadonlySet<string>;
 }
 
+/** Where the replicas are that a call waits for. */
+export interface Situation {
+  /** Such as "2 busy, 1 loading (43 %), 1 without a link"; for people. */
+  readonly text: string;
+  /** Of the one that is farthest on its way; unspecified when there is none with a link. */
+  readonly state: ReplicaState;
+  /** How far that one is, 0 to 1; undefined where nobody knows. */
+  readonly progress: number | undefined;
+}
+
 /** Where one more call can go now. Who is full is routing's rule (../routing/fill.ts), and asked of no replica twice. */
 export class Rooms {
   readonly #options: RoomsOptions;
@@ -66,20 +76,45 @@ export class Rooms {
     if (this.#refusers.size > 0) this.#options.fleet.replica(replicaId)?.served();
   }
 
-  /** Where the replicas are that a call waits for, such as "1 loading, 1 without a link"; for people. */
+  /** Of a call in the line of `deployment`, or one that waits for whichever replica of its model comes first. */
+  situation(model: string, deployment?: string): Situation {
+    if (deployment !== undefined && this.of(deployment) !== "cold") return this.#look([deployment], "busy");
+    const deployments = this.#options.snapshot().deploymentsOfModel.get(model) ?? [];
+    return this.#look(
+      deployments.map(({ name }) => name),
+      "ready",
+    );
+  }
+
+  /** As `describe`, of the model that the deployment serves. */
+  describeModelOf(deployment: string): string {
+    return this.describe(this.#options.snapshot().deployments.get(deployment)?.model ?? "");
+  }
+
+  /** The text of `situation`. */
   describe(model: string): string {
+    return this.situation(model).text;
+  }
+
+  /** Costs a look at every replica. `readyIs`: what ready ones are called. */
+  #look(deployments: readonly string[], readyIs: string): Situation {
     const { snapshot, lookup } = this.#options;
-    const { deploymentsOfModel, replicasOfDeployment } = snapshot();
-    const counts = new Map<string, number>();
-    for (const { name } of deploymentsOfModel.get(model) ?? []) {
-      for (const { nodeId, replicaId } of replicasOfDeployment.get(name) ?? []) {
-        const view = lookup(nodeId, replicaId);
-        const state = view === undefined ? "without a link" : (stateNames[view.state] ?? "in an unknown state");
-        counts.set(state, (counts.get(state) ?? 0) + 1);
-      }
+    const { replicasOfDeployment } = snapshot();
+    const groups = new Map<ReplicaState | undefined, { count: number; progress: number | undefined }>();
+    for (const { nodeId, replicaId } of deployments.flatMap((name) => replicasOfDeployment.get(name) ?? [])) {
+      const view = lookup(nodeId, replicaId);
+      const group = groups.get(view?.state) ?? { count: 0, progress: undefined };
+      groups.set(view?.state, group);
+      group.count += 1;
+      if (view?.progress !== undefined) group.progress = Math.max(group.progress ?? 0, view.progress);
     }
-    if (counts.size === 0) return "it has none";
-    return [...counts].map(([state, count]) => `${count} ${state}`).join(", ");
+    if (groups.size === 0) return { text: "it has none", state: ReplicaState.UNSPECIFIED, progress: undefined };
+    const words = [...groups].map(([state, { count, progress }]) => {
+      const name = state === ReplicaState.READY ? readyIs : nameOf(state);
+      return progress === undefined ? `${count} ${name}` : `${count} ${name} (${percent(progress, count)})`;
+    });
+    const state = farthestFirst.find((one) => groups.has(one)) ?? ReplicaState.UNSPECIFIED;
+    return { text: words.join(", "), state, progress: groups.get(state)?.progress };
   }
 
   /** Of the same model, and of those that its calls may fall back to. */
@@ -92,6 +127,26 @@ export class Rooms {
 }
 
 const nobody: ReadonlySet<string> = new Set();
+
+const farthestFirst: readonly ReplicaState[] = [
+  ReplicaState.READY,
+  ReplicaState.WARMING,
+  ReplicaState.LOADING,
+  ReplicaState.FETCHING,
+  ReplicaState.ABSENT,
+  ReplicaState.FAILED,
+  ReplicaState.DRAINING,
+];
+
+/** Of several replicas the progress is that of the first. */
+function percent(progress: number, replicas: number): string {
+  const text = `${Math.round(progress * 100)} %`;
+  return replicas === 1 ? text : `at most ${text}`;
+}
+
+function nameOf(state: ReplicaState | undefined): string {
+  return state === undefined ? "without a link" : (stateNames[state] ?? "in an unknown state");
+}
 
 const stateNames: Readonly<Record<number, string>> = {
   [ReplicaState.ABSENT]: "not begun",

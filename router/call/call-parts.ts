@@ -17,6 +17,7 @@ import type { RecordingBudget } from "./recording-budget.ts";
 import type { ResumableCalls } from "./resumable-calls.ts";
 import type { Settle } from "./settle.ts";
 import type { ResponseSink } from "./sink.ts";
+import type { WaitNotices } from "./wait-notices.ts";
 
 export interface CallSettings {
   /** Longest a call may take, whatever the client asks for. */
@@ -56,6 +57,7 @@ export interface CallParts {
   readonly routes: Pick<Routes, "pick" | "shadows">;
   readonly queues: Queues;
   readonly rooms: Rooms;
+  readonly notices: WaitNotices;
   readonly health: Health;
   readonly recordings: RecordingBudget;
   readonly resumables: ResumableCalls;

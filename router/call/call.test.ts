@@ -114,6 +114,15 @@ describe("a call", () => {
     expect(settlements).toMatchObject([{ outcome: Outcome.FAILED, nodeId: "", attempts: 0, waitedMs: 10_000 }]);
   });
 
+  test("says at the deadline what it has waited for, if it has", () => {
+    const { clock, client } = begin({ timeoutMs: 500 });
+    clock.advance(500);
+    expect(client.end).toEqual(failed(Reason.DEADLINE_EXCEEDED));
+    expect(client.end).toMatchObject({
+      error: { message: expect.stringMatching(/waited 500 ms .* "pocket" \(4 without a link\)/) },
+    });
+  });
+
   test("ends at the client's deadline, cancels the agent and counts what it had generated", () => {
     const { clock, client, ask, settlements, permits } = begin({ ready: ["r1"], timeoutMs: 500 });
     send(ask(0), [started, delta], 1);

@@ -75,7 +75,9 @@ export class Call implements RunningCall, AttemptOwner {
     this.#startedAtMs = spec.startedAtMs;
     const timeoutMs = Math.min(settings.callTimeoutMs, spec.context.timeoutMs ?? Number.POSITIVE_INFINITY);
     this.#deadlineMs = this.#startMs + timeoutMs;
-    this.#deadline = clock.setTimer(timeoutMs, () => this.#stop(Outcome.FAILED, deadlineExceeded(timeoutMs)));
+    this.#deadline = clock.setTimer(timeoutMs, () =>
+      this.#stop(Outcome.FAILED, deadlineExceeded(timeoutMs, this.#search.why)),
+    );
     this.#search = new Search(parts, spec, this.#deadlineMs, {
       onFound: (picked) => this.#dispatch(picked),
       onGivenUp: (error) => this.#fail(error, undefined),
@@ -106,7 +108,8 @@ export class Call implements RunningCall, AttemptOwner {
     const elapsedMs = this.#parts.clock.monotonicMs() - this.#startMs;
     const isDeadline =
       error.reason === Reason.DEADLINE_EXCEEDED || elapsedMs >= timeoutMs - Math.min(deadlineSlackMs, timeoutMs / 2);
-    if (isDeadline) this.#stop(Outcome.FAILED, deadlineExceeded(this.#deadlineMs - this.#startMs));
+    const limitMs = this.#deadlineMs - this.#startMs;
+    if (isDeadline) this.#stop(Outcome.FAILED, deadlineExceeded(limitMs, this.#search.why));
     else this.#stop(Outcome.CANCELLED, new MeshError(Reason.CANCELLED, "The client went away."));
   }
 
@@ -397,7 +400,8 @@ function withText({ reason, field, limit, retryAfterMs, cause }: MeshError, mess
   return new MeshError(reason, message, { field, limit, retryAfterMs, cause });
 }
 
-function deadlineExceeded(timeoutMs: number): MeshError {
+/** `why` as `Search.why`. */
+function deadlineExceeded(timeoutMs: number, why: string): MeshError {
   const limit = `${Math.round(timeoutMs)} ms`;
-  return new MeshError(Reason.DEADLINE_EXCEEDED, `The call took longer than ${limit}, its limit.`, { limit });
+  return new MeshError(Reason.DEADLINE_EXCEEDED, `The call took longer than ${limit}, its limit.${why}`, { limit });
 }

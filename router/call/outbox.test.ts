@@ -1,4 +1,6 @@
 import { describe, expect, test } from "vitest";
+import { create } from "@bufbuild/protobuf";
+import { WaitingSchema } from "#gen/helixmesh/inference/v1/inference_pb.ts";
 import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
 import { Outbox } from "./outbox.ts";
@@ -17,7 +19,7 @@ function outbox(begin: () => void = () => {}) {
         abort: (reason?: unknown) => void heard.aborted.push(reason),
       };
     },
-    { signal: client.signal, cutClient: () => void (heard.cut += 1) },
+    { signal: client.signal, cutClient: () => void (heard.cut += 1), encodeWaiting: () => item(7) },
   );
   return { box, client, heard };
 }
@@ -35,6 +37,21 @@ describe("an outbox", () => {
       { done: true, value: undefined },
       { done: true, value: undefined },
     ]);
+  });
+
+  test("gives a word of a wait to a consumer that waits, and keeps none", async () => {
+    const { box } = outbox();
+    const waiting = create(WaitingSchema);
+    box.wait?.(waiting);
+    const first = box.next();
+    box.wait?.(waiting);
+    box.wait?.(waiting);
+    expect(await first).toEqual({ done: false, value: item(7) });
+    const second = box.next();
+    box.write(item(1), 0, 2);
+    expect(await second).toEqual({ done: false, value: item(1) });
+    const silent = new Outbox(() => ({ resume() {}, abort() {} }), { signal: new AbortController().signal });
+    expect(silent.wait).toBeUndefined();
   });
 
   test("keeps a copy of lent bytes", async () => {

@@ -1,3 +1,4 @@
+import type { Waiting } from "#gen/helixmesh/inference/v1/inference_pb.ts";
 import type { MeshError } from "#kernel/mesh-error.ts";
 import type { ResponseSink, RunningCall } from "./sink.ts";
 
@@ -6,6 +7,8 @@ export interface OutboxOptions {
   readonly signal: AbortSignal;
   /** Ends the client's response at once, without waiting for it to read. */
   readonly cutClient?: (() => void) | undefined;
+  /** What a client that asked is sent of a wait, between the responses; undefined for one that did not. */
+  readonly encodeWaiting?: ((waiting: Waiting) => Uint8Array) | undefined;
 }
 
 /**
@@ -13,6 +16,7 @@ export interface OutboxOptions {
  * keeps the rest. Single consumer; one that returns early aborts the call.
  */
 export class Outbox implements ResponseSink, AsyncIterableIterator<Uint8Array, undefined, undefined> {
+  readonly wait: ((waiting: Waiting) => void) | undefined;
   readonly #call: RunningCall;
   readonly #options: OutboxOptions;
   readonly #onAbort = (): void => this.#call.abort(this.#options.signal.reason);
@@ -22,7 +26,8 @@ export class Outbox implements ResponseSink, AsyncIterableIterator<Uint8Array, u
 
   /** `begin` starts the call whose answer comes here. */
   constructor(begin: (sink: ResponseSink) => RunningCall, options: OutboxOptions) {
-    const { signal } = options;
+    const { signal, encodeWaiting } = options;
+    this.wait = encodeWaiting && ((waiting) => this.#tell(encodeWaiting(waiting)));
     this.#options = options;
     signal.addEventListener("abort", this.#onAbort, { once: true });
     this.#call = begin(this);
@@ -35,9 +40,7 @@ export class Outbox implements ResponseSink, AsyncIterableIterator<Uint8Array, u
       this.#item = item;
       return false;
     }
-    const waiter = this.#waiter;
-    this.#waiter = undefined;
-    waiter.resolve({ done: false, value: item });
+    this.#hand(this.#waiter, item);
     return true;
   }
 
@@ -86,6 +89,16 @@ export class Outbox implements ResponseSink, AsyncIterableIterator<Uint8Array, u
 
   [Symbol.asyncIterator](): this {
     return this;
+  }
+
+  /** Not to a consumer that is busy with what it has. */
+  #tell(item: Uint8Array): void {
+    if (this.#waiter) this.#hand(this.#waiter, item);
+  }
+
+  #hand(waiter: PromiseWithResolvers<IteratorResult<Uint8Array, undefined>>, value: Uint8Array): void {
+    this.#waiter = undefined;
+    waiter.resolve({ done: false, value });
   }
 
   #settle(error: Error | undefined): void {

@@ -4,6 +4,7 @@ import type { MeshError } from "#kernel/mesh-error.ts";
 import type { Picked } from "../routing/routes.ts";
 import type { CallParts, CallSpec } from "./call-parts.ts";
 import { type Place, Placement } from "./placement.ts";
+import type { Waiter } from "./wait-notices.ts";
 
 /** Exactly one of them for each search that is not stopped, maybe before it has begun to wait. */
 export interface SearchEvents {
@@ -15,6 +16,8 @@ interface Waiting {
   readonly sinceMs: number;
   /** Because no replica was ready when it began to wait. */
   readonly cold: boolean;
+  /** In whose queue; undefined while it waits for any replica of its model. */
+  readonly deployment: string | undefined;
   readonly stop: () => void;
 }
 
@@ -27,6 +30,8 @@ export class Search {
   readonly #placement: Placement;
   #waiting: Waiting | undefined;
   #waitedMs = 0;
+  /** Made at the first wait of a call whose client wants to hear of it. */
+  #waiter: Waiter | undefined;
 
   /** `deadlineMs` on the monotonic clock. */
   constructor(parts: CallParts, spec: CallSpec, deadlineMs: number, events: SearchEvents) {
@@ -40,6 +45,16 @@ export class Search {
   /** Time without a ready replica. */
   get waitedMs(): number {
     return this.#waitedMs;
+  }
+
+  /** What it waits for, as a sentence for people with a space before; empty while it does not wait. */
+  get why(): string {
+    const waiting = this.#waiting;
+    if (!waiting) return "";
+    const { model } = this.#spec;
+    const { text } = this.#parts.rooms.situation(model, waiting.deployment);
+    const waitedMs = this.#parts.clock.monotonicMs() - waiting.sinceMs;
+    return ` It has waited ${Math.round(waitedMs)} ms for a replica of ${JSON.stringify(model)} (${text}).`;
   }
 
   /** For a call that has been nowhere. */
@@ -115,11 +130,13 @@ export class Search {
     this.#waiting = {
       sinceMs: clock.monotonicMs(),
       cold: rooms.of(deployment) === "cold",
+      deployment,
       stop() {
         stop();
         ticket.leave();
       },
     };
+    this.#tellOf({ deployment, ahead: () => ticket.ahead() });
   }
 
   /** It waited for `deployment`; where that is not ready another one may be, which has a queue of its own. */
@@ -175,11 +192,23 @@ export class Search {
     this.#waiting = {
       sinceMs: clock.monotonicMs(),
       cold: true,
+      deployment: undefined,
       stop() {
         stopListening();
         for (const timer of timers) timer.cancel();
       },
     };
+    this.#tellOf(undefined);
+  }
+
+  /** The wait that begins, to a client that asked. */
+  #tellOf(queued: Waiter["queued"]): void {
+    const { sink, model } = this.#spec;
+    const tell = sink.wait;
+    if (!tell) return;
+    this.#waiter ??= { model, tell, queued, dueMs: Number.NEGATIVE_INFINITY };
+    this.#waiter.queued = queued;
+    this.#parts.notices.begin(this.#waiter);
   }
 
   #giveUp(): void {
@@ -192,6 +221,7 @@ export class Search {
     if (!waiting) return false;
     this.#waiting = undefined;
     waiting.stop();
+    if (this.#waiter) this.#parts.notices.end(this.#waiter);
     if (waiting.cold) this.#waitedMs += this.#parts.clock.monotonicMs() - waiting.sinceMs;
     return true;
   }

@@ -1,3 +1,4 @@
+import type { Waiting } from "#gen/helixmesh/inference/v1/inference_pb.ts";
 import type { MeshError } from "#kernel/mesh-error.ts";
 
 /**
@@ -19,6 +20,11 @@ export interface ResponseSink {
    * for a client that has nothing of it yet. False: the client has a part.
    */
   restart(): boolean;
+  /**
+   * Tells the client what its call waits for; at any time before the end, and no part of the answer: nobody keeps, counts
+   * or repeats it, and a sink whose client has something unread drops it. Absent where the client did not ask.
+   */
+  readonly wait?: ((waiting: Waiting) => void) | undefined;
 }
 
 /** What a door does to a call that it began. Harmless once the call is over. */

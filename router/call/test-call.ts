@@ -27,6 +27,7 @@ import { RecordingBudget, type RecordingSettings } from "./recording-budget.ts";
 import type { Drawing } from "./continuity.ts";
 import type { Settlement } from "./settle.ts";
 import type { ResponseSink } from "./sink.ts";
+import { WaitNotices } from "./wait-notices.ts";
 
 /** What went out over a link. */
 interface Dispatched {
@@ -210,7 +211,13 @@ export function begin(options: Options = {}) {
     avoided: () => health.avoided(),
   });
   const bounds = { maxEntries: 10, maxBytes: 10_000, maxWaitMs: 5_000, promoteAfterMs: 1_000 };
-  const queues = new Queues({ bounds, room: (deployment) => rooms.of(deployment), clock, metrics });
+  const queues = new Queues({
+    bounds,
+    room: (deployment) => rooms.of(deployment),
+    replicas: (deployment) => rooms.describeModelOf(deployment),
+    clock,
+    metrics,
+  });
   links.queues = queues;
   const settlements: Settlement[] = [];
   const resumables = new ResumableCalls({ maxCalls: 2, metrics });
@@ -224,6 +231,7 @@ export function begin(options: Options = {}) {
       settle: (settlement) => settlements.push(settlement),
       queues,
       rooms,
+      notices: new WaitNotices(clock, rooms),
       health,
       recordings: new RecordingBudget(
         { maxMigrationBytes: 1_000, maxMigrationTotalBytes: 10_000, ...options.recordings },

@@ -24,6 +24,10 @@ export class LinkReplica implements ReplicaView {
     return this.info.state;
   }
 
+  get progress(): number | undefined {
+    return this.info.progress;
+  }
+
   get capabilities(): EngineCapabilities | undefined {
     return this.info.capabilities;
   }

@@ -139,6 +139,24 @@ describe("a link", () => {
     expect(link.replica("r1")).toMatchObject({ state: ReplicaState.READY, inFlight: 0 });
   });
 
+  test("knows how far a replica's loading is, which changes nothing for who may be called", () => {
+    const { link, greet, receive, changes } = open();
+    greet();
+    const tell = (state: ReplicaState, progress?: number): void =>
+      receive({
+        case: "step",
+        value: { replicas: [{ replicaId: "r1", state, ...(progress !== undefined && { progress }) }] },
+      });
+    tell(ReplicaState.LOADING, 0.25);
+    const before = changes();
+    tell(ReplicaState.LOADING, 0.5);
+    expect(link.replica("r1")).toMatchObject({ state: ReplicaState.LOADING, progress: 0.5 });
+    expect(changes()).toBe(before);
+    tell(ReplicaState.READY);
+    expect(link.replica("r1")).toMatchObject({ state: ReplicaState.READY, progress: undefined });
+    expect(changes()).toBe(before + 1);
+  });
+
   test("sends the starts and cancels of one turn in one batch, with numbers of its own", async () => {
     const { link, last, greet } = open();
     greet();

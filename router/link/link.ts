@@ -251,8 +251,7 @@ export class Link {
         return this.#state.kind === "up";
       },
       onReplica: (info) => {
-        this.#setReplica(info);
-        this.#changed = true;
+        if (this.#setReplica(info)) this.#changed = true;
       },
       onLoad: (replicaId, bytes, start, end) => {
         this.#replicas.get(replicaId)?.setLoad(bytes, start, end);
@@ -283,10 +282,16 @@ export class Link {
     };
   }
 
-  #setReplica(info: ReplicaInfo): void {
+  /** False: only its progress is another, which makes nobody ready. */
+  #setReplica(info: ReplicaInfo): boolean {
     const known = this.#replicas.get(info.replicaId);
-    if (known) known.info = info;
-    else this.#replicas.set(info.replicaId, new LinkReplica(info));
+    if (!known) {
+      this.#replicas.set(info.replicaId, new LinkReplica(info));
+      return true;
+    }
+    const { state, progress } = known;
+    known.info = info;
+    return state !== info.state || progress === info.progress;
   }
 
   #greet(state: LinkState & { kind: "greeting" }, hello: AgentHello): void {

@@ -70,6 +70,7 @@ export class TestAgent {
   readonly batches: { readonly starts: number; readonly cancels: number }[] = [];
   connectionCount = 0;
   state: ReplicaState = ReplicaState.READY;
+  #progress: number | undefined;
   port = 0;
 
   private constructor(options: TestAgentOptions) {
@@ -110,9 +111,10 @@ export class TestAgent {
     return call ? Promise.resolve(call) : new Promise((resolve) => this.#waiters.push(resolve));
   }
 
-  /** Announces a new state of all replicas. */
-  setState(state: ReplicaState): void {
+  /** Announces a new state of all replicas, and how far they are in it. */
+  setState(state: ReplicaState, progress?: number): void {
     this.state = state;
+    this.#progress = progress;
     this.#broadcast({ case: "step", value: { replicas: this.#infos() } });
   }
 
@@ -277,6 +279,7 @@ export class TestAgent {
       replicaId,
       state: this.state,
       capabilities: create(EngineCapabilitiesSchema, this.options.capabilities),
+      ...(this.#progress !== undefined && { progress: this.#progress }),
     }));
   }
 

@@ -3,6 +3,8 @@ import type { EngineCapabilities, ReplicaLoad, ReplicaState } from "#gen/helixme
 /** What the link knows of a replica at this moment. */
 export interface ReplicaView {
   readonly state: ReplicaState;
+  /** 0 to 1 within fetching or loading; undefined in other states and where the agent does not say. */
+  readonly progress?: number | undefined;
   readonly capabilities: EngineCapabilities | undefined;
   readonly load: ReplicaLoad | undefined;
   readonly inFlight: number;

@@ -53,6 +53,28 @@ function start(full = false): {
 const turn = (): Promise<void> => new Promise(setImmediate);
 
 describe("an event stream", () => {
+  test("says a comment only to a client that has read all before", async () => {
+    const { response, stream } = start();
+    stream.comment("waiting");
+    stream.comment("waiting still");
+    await turn();
+    expect(response.written).toEqual([": waiting\n\n"]);
+    response.full = true;
+    stream.comment("on");
+    await turn();
+    stream.comment("and on");
+    await turn();
+    response.full = false;
+    response.emit("drain");
+    stream.comment("at last");
+    await turn();
+    expect(response.written).toEqual([": waiting\n\n", ": on\n\n", ": at last\n\n"]);
+    stream.end("");
+    stream.comment("too late");
+    await turn();
+    expect(response.written.at(-1)).toBe("END");
+  });
+
   test("writes what came in one turn at once", async () => {
     const { response, stream } = start();
     stream.write("a");

@@ -75,6 +75,11 @@ export class EventStream {
     return this.#stall === undefined;
   }
 
+  /** One line that no client takes for an event. Dropped while the client has something unread. */
+  comment(line: string): void {
+    if (this.#pending === "" && !this.#stall) this.write(`: ${line}\n\n`);
+  }
+
   /** Writes the last events, with those still pending, and ends the response. */
   end(events: string): void {
     if (this.#over) return;

@@ -45,6 +45,8 @@ export interface Exchange {
   readonly deps: OpenAiDeps;
   /** The client goes on behind it with a stream that broke. */
   readonly lastEvent: LastEvent | undefined;
+  /** The caller wants to hear what its call waits for. */
+  readonly progress: boolean;
   /** Its `onGone` is the endpoint's. */
   readonly reply: Reply;
   /** Answers with a failure from before anything was sent. */

@@ -1,8 +1,13 @@
 import { fromBinary } from "@bufbuild/protobuf";
 import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
-import { type GenerateRequest, GenerateResponseSchema } from "#gen/helixmesh/inference/v1/inference_pb.ts";
+import {
+  type GenerateRequest,
+  GenerateResponseSchema,
+  type Waiting,
+} from "#gen/helixmesh/inference/v1/inference_pb.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
 import type { ResponseSink, RunningCall } from "../../call/sink.ts";
+import { waitingText } from "../progress.ts";
 import type { GenerationAnswer } from "./answer.ts";
 import { errorBody, ofPrompt } from "./errors.ts";
 import type { EventStream } from "./event-stream.ts";
@@ -15,9 +20,10 @@ const mostCallsAtOnce = 16;
 const plainDelta = new PlainDelta();
 
 /**
- * Runs the requests of one HTTP request and answers. A stream's status is sent with the first text, so that whatever
- * fails before has its own status; a failure after that is an event `{"error":…}` and no `[DONE]`. `promptPaths`: where
- * each request's prompt stands in the body, for errors; left out where there is only one.
+ * Runs the requests of one HTTP request and answers. A stream's status is sent with the first text, or with the first
+ * word of a wait to a caller that wants to hear of it, so that whatever fails before has its own status; a failure after
+ * that is an event `{"error":…}` and no `[DONE]`. `promptPaths`: where each request's prompt stands in the body, for
+ * errors; left out where there is only one.
  */
 export function answerGeneration(
   exchange: Exchange,
@@ -93,8 +99,7 @@ class Generation {
           }
           if (text === "") return true;
           sent = true;
-          this.#events ??= this.#exchange.reply.eventStream(() => this.#resumeAll());
-          return this.#events.write(text);
+          return this.#open().write(text);
         } catch (thrown) {
           fail(MeshError.from(thrown));
           return true;
@@ -111,7 +116,18 @@ class Generation {
         this.#answer.restart(index);
         return true;
       },
+      wait: this.#stream && this.#exchange.progress ? (waiting) => this.#tell(waiting, index) : undefined,
     };
+  }
+
+  #open(): EventStream {
+    return (this.#events ??= this.#exchange.reply.eventStream(() => this.#resumeAll()));
+  }
+
+  /** Of several calls the oldest speaks for all. */
+  #tell(waiting: Waiting, index: number): void {
+    const [oldest] = this.#running.keys();
+    if (!this.#over && index === oldest) this.#open().comment(waitingText(waiting));
   }
 
   #finish(index: number): void {

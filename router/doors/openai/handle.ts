@@ -6,6 +6,7 @@ import { forgetRest } from "#kernel/request-rest.ts";
 import type { Principal } from "../../admission/authenticate.ts";
 import { explanationText } from "../../routing/explain.ts";
 import { explainHeader, routingHints } from "../../routing/hints.ts";
+import { wantsProgress } from "../progress.ts";
 import { modelList, oneModel, readModelId } from "../openai-models/index.ts";
 import { bodyTooSlow, checkContentType, discardRest, readBody } from "./body.ts";
 import { readLastEventId } from "./event-id.ts";
@@ -111,7 +112,8 @@ function runEndpoint(
       traceparent: traceparent(header("traceparent")),
       routing: routingHints(header, (explanation) => reply.header(explainHeader, explanationText(explanation))),
     };
-    endpoint.answer({ body: parseJson(body), context, deps, lastEvent, reply, fail });
+    const progress = wantsProgress(header);
+    endpoint.answer({ body: parseJson(body), context, deps, lastEvent, progress, reply, fail });
   } catch (error) {
     fail(error);
   }
@@ -145,7 +147,7 @@ function count(deps: OpenAiDeps, reason: string): void {
   deps.metrics
     .counter(
       "openai_refusals_total",
-      "Requests of the OpenAI API refused or failed before their first token, and streams cut because nobody read them.",
+      "Requests of the OpenAI API refused or failed before anything was sent of their answer, and streams cut because nobody read them.",
       ["reason"],
     )
     .inc({ reason });

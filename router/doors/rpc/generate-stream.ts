@@ -1,7 +1,7 @@
 import { fromBinary } from "@bufbuild/protobuf";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
-import { type GenerateRequest, GenerateRequestSchema } from "#gen/helixmesh/inference/v1/inference_pb.ts";
+import { type GenerateRequest, GenerateRequestSchema, type Waiting } from "#gen/helixmesh/inference/v1/inference_pb.ts";
 import { grpcTimeoutMs } from "#kernel/call-timeout.ts";
 import type { Clock, Timer } from "#kernel/clock.ts";
 import {
@@ -30,8 +30,10 @@ import type { Calls } from "../../call/calls.ts";
 import type { ResponseSink, RunningCall } from "../../call/sink.ts";
 import { type Explanation, explanationText } from "../../routing/explain.ts";
 import { type RoutingHints, explainHeader, routingHints } from "../../routing/hints.ts";
+import { wantsProgress } from "../progress.ts";
 import { callIdOf, requestIdHeader, resumeHeader } from "../request-id.ts";
 import { readResume } from "./resume.ts";
+import { waitingBytes } from "./waiting-bytes.ts";
 
 export interface GenerateMethodOptions {
   readonly calls: Calls;
@@ -61,6 +63,7 @@ const defaultBodyTimeoutMs = 60_000;
 
 /** One call: its request until that is whole, then its answer. */
 class GenerateStream implements StreamListener, ResponseSink {
+  readonly wait: ((waiting: Waiting) => void) | undefined;
   readonly #stream: WireStream;
   readonly #parts: Parts;
   readonly #callId: string;
@@ -88,10 +91,9 @@ class GenerateStream implements StreamListener, ResponseSink {
     this.#parts = parts;
     this.#callId = callIdOf(headers.get(resumeHeader) || headers.get(requestIdHeader));
     this.#traceparent = headers.get("traceparent");
-    this.#routing = routingHints(
-      (name) => headers.get(name),
-      (explanation) => void (this.#explanation = explanation),
-    );
+    const header = (name: string): string | undefined => headers.get(name);
+    this.#routing = routingHints(header, (explanation) => void (this.#explanation = explanation));
+    this.wait = wantsProgress(header) ? (waiting) => this.#tell(waiting) : undefined;
     this.#startMs = parts.clock.monotonicMs();
     this.#reader = new GrpcMessageReader({
       maxBytes: parts.maxBodyBytes,
@@ -175,6 +177,13 @@ class GenerateStream implements StreamListener, ResponseSink {
   /** Started has left. */
   restart(): boolean {
     return false;
+  }
+
+  #tell(waiting: Waiting): void {
+    if (!this.#stream.writable) return;
+    this.#open();
+    const bytes = waitingBytes(waiting);
+    this.#stream.writeWithPrefix(grpcPrefix(bytes.length), bytes, 0, bytes.length);
   }
 
   #open(): void {

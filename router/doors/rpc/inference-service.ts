@@ -8,9 +8,11 @@ import type { CallContext, Calls, Door } from "../../call/calls.ts";
 import { Outbox } from "../../call/outbox.ts";
 import { explanationText } from "../../routing/explain.ts";
 import { explainHeader, routingHints } from "../../routing/hints.ts";
+import { wantsProgress } from "../progress.ts";
 import { requestIdHeader } from "../request-id.ts";
 import { decodedResponse, relayedResponse } from "./relay-bytes.ts";
 import { readResume } from "./resume.ts";
+import { isWaiting, waitingBytes } from "./waiting-bytes.ts";
 
 /** Who calls, set before a handler runs and before anything of the body is read. */
 export const callerKey = createContextKey<Principal | undefined>(undefined, { description: "who calls" });
@@ -39,9 +41,14 @@ export function inferenceService(calls: Calls): ServiceImpl<typeof InferenceServ
       let had = resume?.after ?? 0;
       const { signal } = context;
       const cutClient = context.values.get(cutResponse);
-      const outbox = new Outbox((sink) => calls.generate({ request }, about, sink), { signal, cutClient });
+      const encodeWaiting = wantsProgress((name) => context.requestHeader.get(name)) ? waitingBytes : undefined;
+      const outbox = new Outbox((sink) => calls.generate({ request }, about, sink), {
+        signal,
+        cutClient,
+        encodeWaiting,
+      });
       for await (const encoded of outbox) {
-        if (had > 0) had -= 1;
+        if (had > 0 && !isWaiting(encoded)) had -= 1;
         else yield toMessage(encoded);
       }
     },
