@@ -17,6 +17,9 @@ import { count } from "./format.ts";
 import type { Session } from "./session.ts";
 import type { Terminal } from "./terminal.ts";
 
+/** To the line's beginning, and nothing of it is left. */
+const clearLine = "\r\x1b[2K";
+
 interface Turn {
   readonly role: Role;
   readonly content: string;
@@ -29,7 +32,8 @@ interface Talk {
   readonly client: Inference;
   readonly terminal: Terminal;
   readonly json: boolean;
-  readonly showUsage: boolean;
+  /** Somebody looks on, and wants to see what it took and what it waits for. */
+  readonly watched: boolean;
   readonly model: string;
   readonly sampling: MessageInitShape<typeof SamplingSchema>;
   readonly maxOutputTokens: number | undefined;
@@ -59,7 +63,7 @@ async function chat(input: Input, session: Session): Promise<void> {
   const system = input.text("system");
   const turns: Turn[] = system === undefined ? [] : [{ role: Role.SYSTEM, content: system }];
   const model = input.text("model") ?? (await chooseModel(client));
-  const talk: Talk = { client, terminal, json, showUsage: terminal.interactive && !json, model, ...options };
+  const talk: Talk = { client, terminal, json, watched: terminal.interactive && !json, model, ...options };
   if (prompt === "") await converse(talk, turns, session);
   else await answer(talk, [...turns, { role: Role.USER, content: prompt }]);
 }
@@ -93,6 +97,11 @@ async function answer(talk: Talk, turns: readonly Turn[]): Promise<string | unde
   const startedMs = terminal.clock.monotonicMs();
   let firstMs: number | undefined;
   let text = "";
+  let showsWait = false;
+  const hideWait = (): void => {
+    if (showsWait) terminal.err(clearLine);
+    showsWait = false;
+  };
   try {
     const request: MessageInitShape<typeof GenerateRequestSchema> = {
       model: talk.model,
@@ -100,7 +109,14 @@ async function answer(talk: Talk, turns: readonly Turn[]): Promise<string | unde
       input: { case: "chat", value: create(ChatInputSchema, { messages: [...turns] }) },
       ...(talk.maxOutputTokens === undefined ? {} : { maxOutputTokens: talk.maxOutputTokens }),
     };
-    for await (const { event } of talk.client.generate(request, { signal: cancel.signal })) {
+    const headers = talk.watched ? { "x-helixmesh-progress": "true" } : {};
+    for await (const { event } of talk.client.generate(request, { headers, signal: cancel.signal })) {
+      if (event.case === "waiting") {
+        terminal.err(`${clearLine}\x1b[2mwaiting: ${event.value.reason}\x1b[0m`);
+        showsWait = true;
+        continue;
+      }
+      hideWait();
       if (event.case === "delta") {
         if (event.value.text !== "") firstMs ??= terminal.clock.monotonicMs();
         text += event.value.text;
@@ -109,11 +125,12 @@ async function answer(talk: Talk, turns: readonly Turn[]): Promise<string | unde
       if (event.case === "finished") {
         const finished = toJson(FinishedSchema, event.value, { alwaysEmitImplicit: true });
         terminal.out(json ? `${JSON.stringify({ text, finished }, undefined, 2)}\n` : "\n");
-        if (talk.showUsage) showNumbers(talk, event.value, startedMs, firstMs);
+        if (talk.watched) showNumbers(talk, event.value, startedMs, firstMs);
       }
     }
     return text;
   } catch (error) {
+    hideWait();
     if (text !== "" && !json) terminal.out("\n");
     if (!cancel.signal.aborted || !(error instanceof ConnectError && error.code === Code.Canceled)) throw error;
     terminal.err("[cancelled]\n");

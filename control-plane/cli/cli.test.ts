@@ -55,7 +55,15 @@ describe("tables", () => {
 
   test("show readiness and what is wrong with a deployment", async () => {
     const { out } = await run("deployments", "list");
-    expect(out).toContain("pocket  pocket  sim       1/2  local-1, local-2  round-robin; weight 3  local-2: no memory");
+    expect(out).toMatch(/^pocket +pocket +sim +1\/2 +local-1, local-2 +round-robin; weight 3 +local-2: no memory$/m);
+  });
+
+  test("show how far a replica is that comes, of several the first", async () => {
+    const { out } = await run("deployments", "list");
+    expect(out).toMatch(/^slow +pocket +sim +0\/2, loading 43 % +local-3 +- +-$/m);
+    const one = await run("deployments", "get", "slow");
+    expect(one.out).toMatch(/^rep_10 +local-3 +fetching 43 % /m);
+    expect(one.out).toMatch(/^rep_11 +local-3 +loading 43 % /m);
   });
 
   test("show usage exactly, with a total that admits unpriced calls", async () => {
@@ -116,6 +124,15 @@ describe("commands", () => {
       model: "pocket",
       input: { value: { messages: [{ content: "What is it?" }] } },
     });
+  });
+
+  test("show somebody who looks on what an answer waits for, in a line that goes when it comes", async () => {
+    const terminal = recordingTerminal({ HELIXMESH_STATE_DIR: state });
+    expect(await runCli(["chat", "hello"], { ...terminal, interactive: true })).toBe(0);
+    const clearLine = "\r\x1b[2K";
+    const shown = `${clearLine}\x1b[2mwaiting: 1 loading (43 %)\x1b[0m${clearLine}`;
+    expect(terminal.stderr.slice(0, shown.length)).toBe(shown);
+    expect(terminal.stdout).toBe("The capital of Japan is Tokyo.\n");
   });
 
   test("take a prompt from stdin", async () => {

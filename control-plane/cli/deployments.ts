@@ -72,7 +72,7 @@ async function list(_input: Input, session: Session): Promise<void> {
         { title: "name", cell: (d) => d.name },
         { title: "model", cell: (d) => d.model },
         { title: "engine", cell: (d) => engines.word(d.engine) },
-        { title: "ready", right: true, cell: (d) => `${d.current.filter(isReady).length}/${d.replicas}` },
+        { title: "ready", cell: ready },
         { title: "nodes", cell: (d) => [...new Set(d.current.map((r) => r.nodeName))].join(", ") || "-" },
         { title: "routing", cell: (d) => routingWords(d.routing) },
         { title: "trouble", cell: trouble },
@@ -151,12 +151,27 @@ function isReady(replica: Replica): boolean {
   return replica.status?.state === ReplicaState.READY;
 }
 
+/** With how far the next one is, while it comes. */
+function ready({ current, replicas }: Deployment): string {
+  const count = `${current.filter(isReady).length}/${replicas}`;
+  const coming = current.filter(isComing).sort((a, b) => howFar(b) - howFar(a))[0];
+  return coming ? `${count}, ${state(coming)}` : count;
+}
+
+function isComing({ status }: Replica): boolean {
+  return status?.state === ReplicaState.FETCHING || status?.state === ReplicaState.LOADING;
+}
+
+/** Loading comes behind fetching. */
+function howFar({ status }: Replica): number {
+  return (status?.state ?? 0) + (status?.progress ?? 0);
+}
+
 function state(replica: Replica): string {
   const status = replica.status;
   if (!status) return "absent";
   const word = replicaStates.word(status.state);
-  const showsProgress = status.state === ReplicaState.FETCHING || status.state === ReplicaState.LOADING;
-  return showsProgress ? `${word} ${Math.round(status.progress * 100)} %` : word;
+  return isComing(replica) ? `${word} ${Math.round(status.progress * 100)} %` : word;
 }
 
 function trouble(deployment: Deployment): string {

@@ -75,6 +75,12 @@ function routes(router: ConnectRouter, requests: unknown[]): void {
     routing: { policy: "round-robin", weight: 3 },
     current,
   };
+  const loading = [ReplicaState.FETCHING, ReplicaState.LOADING].map((state, index) => ({
+    replicaId: `rep_1${index}`,
+    nodeName: "local-3",
+    status: { state, progress: 0.43 },
+  }));
+  const cold = { name: "slow", model: "pocket", engine: EngineKind.SIM, replicas: 2, current: loading };
   router.service(ModelService, {
     listModels: ({ pageToken }) =>
       pageToken === "" ? { models: [model], nextPageToken: "2" } : { models: [{ name: "zeta", version: "7" }] },
@@ -91,8 +97,8 @@ function routes(router: ConnectRouter, requests: unknown[]): void {
     },
   });
   router.service(DeploymentService, {
-    listDeployments: () => ({ deployments: [deployment] }),
-    getDeployment: () => ({ deployment }),
+    listDeployments: () => ({ deployments: [deployment, cold] }),
+    getDeployment: ({ name }) => ({ deployment: name === "slow" ? cold : deployment }),
     putDeployment(request) {
       requests.push(request.deployment);
       return request.deployment ? { deployment: request.deployment } : {};
@@ -129,8 +135,11 @@ function routes(router: ConnectRouter, requests: unknown[]): void {
   });
   router.service(InferenceService, {
     listModels: () => ({ models: [{ id: "pocket", resolvesTo: "pocket" }] }),
-    async *generate(request) {
+    async *generate(request, { requestHeader }) {
       requests.push(request);
+      if (requestHeader.get("x-helixmesh-progress") === "true") {
+        yield { event: { case: "waiting", value: { reason: "1 loading (43 %)" } } };
+      }
       if (request.model === "broken") throw new ConnectError("the engine is gone", Code.Unavailable);
       yield { event: { case: "delta", value: { text: "The capital of Japan " } } };
       yield { event: { case: "delta", value: { text: "is Tokyo." } } };
