@@ -90,10 +90,15 @@ const complete: StreamEnd = { kind: "complete" };
 
 /** Methods beyond `WireStream` are the connection's. */
 export class Stream implements WireStream {
+  // What every write needs comes first, so that it lies together.
   readonly id: number;
-  listener: StreamListener;
   /** Bytes that the peer lets us send; negative after it made its windows smaller (RFC 9113, 6.9.2). */
   sendWindow: number;
+  readonly #host: StreamHost;
+  #state = openState;
+  #ending = notEnding;
+  #waiting: ByteBuffer | undefined;
+  listener: StreamListener;
   /** Since when bytes wait without progress. */
   stalledSinceMs = 0;
   /** Of the peer's message; checked against what comes (RFC 9113, 8.1.1). */
@@ -102,15 +107,11 @@ export class Stream implements WireStream {
   headersReceived: boolean;
   /** A response to HEAD tells the length of what it does not send (RFC 9113, 8.1.1). */
   head = false;
-  readonly #host: StreamHost;
   readonly #receiveWindow: ReceiveWindow;
-  #state = openState;
   #unconsumed = 0;
   #received = 0;
-  #waiting: ByteBuffer | undefined;
   /** A write was answered with false and `onDrain` has not been called since. */
   #drainDue = false;
-  #ending = notEnding;
   /** The response is complete, so nobody needs what still comes of the request. */
   #stopping = false;
 

@@ -2,7 +2,8 @@ import { create } from "@bufbuild/protobuf";
 import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
 import { type CallEnd, CallEndSchema, Method } from "#gen/helixmesh/link/v1/link_pb.ts";
 import type { Timer } from "#kernel/clock.ts";
-import type { LinkCall, LinkCallEvents, LinkResume, LinkStart } from "../link/link.ts";
+import type { LinkResume, LinkStart } from "../link/call-queue.ts";
+import type { LinkCall, LinkCallEvents, ResponseTaker } from "../link/link-call.ts";
 import type { Picked } from "../routing/routes.ts";
 import type { SentCall } from "../routing/sent-call.ts";
 import type { CallParts } from "./call-parts.ts";
@@ -11,7 +12,6 @@ import type { CallParts } from "./call-parts.ts";
 export interface AttemptOwner {
   /** Lent bytes, as for LinkCallEvents. */
   onResponse(attempt: Attempt, bytes: Uint8Array, start: number, end: number): void;
-  onTokens(count: number, nowMs: number): void;
   /** Last, once: the agent's last word, or ENGINE_STALLED when it said nothing for too long. */
   onEnd(attempt: Attempt, end: CallEnd): void;
 }
@@ -29,7 +29,7 @@ export class Attempt implements LinkCallEvents {
   #link: LinkCall | undefined;
   #sent: SentCall | undefined;
   #sentMs = 0;
-  /** When it last brought a token; when it was sent before the first. */
+  /** When it brought output first; when it was sent, before. */
   #progressMs = 0;
   #timer: Timer | undefined;
   #answered = false;
@@ -73,12 +73,6 @@ export class Attempt implements LinkCallEvents {
     if (!this.#left) this.#owner.onResponse(this, bytes, start, end);
   }
 
-  onTokens(count: number, nowMs: number): void {
-    if (this.#left) return;
-    this.#progressMs = nowMs;
-    this.#owner.onTokens(count, nowMs);
-  }
-
   onEnd(end: CallEnd): void {
     this.#timer?.cancel();
     this.#sent?.ended();
@@ -105,6 +99,16 @@ export class Attempt implements LinkCallEvents {
     this.#succeeded();
   }
 
+  /** Its place on the link, where its tokens are counted; undefined before it has begun. */
+  get link(): LinkCall | undefined {
+    return this.#link;
+  }
+
+  /** The owner hears its end alone; its responses go to `taker`, until it is cancelled or left. */
+  relayTo(taker: ResponseTaker): void {
+    this.#link?.relayTo(taker);
+  }
+
   /** Stops it; its end still comes. */
   cancel(): void {
     this.#timer?.cancel();
@@ -125,13 +129,19 @@ export class Attempt implements LinkCallEvents {
   #look(): void {
     const { clock, settings } = this.#parts;
     const limitMs = this.#answered ? settings.interTokenTimeoutMs : settings.firstTokenTimeoutMs;
-    const leftMs = this.#progressMs + limitMs - clock.monotonicMs();
+    const nowMs = clock.monotonicMs();
+    const leftMs = this.#lastProgressMs(nowMs) + limitMs - nowMs;
     if (leftMs > 0) return this.#watch(leftMs);
     this.#failed(Reason.ENGINE_STALLED);
     this.leave();
     const limit = `${limitMs} ms`;
     const message = `The replica gave no ${this.#answered ? "further" : "first"} token within ${limit}.`;
     this.#owner.onEnd(this, create(CallEndSchema, { reason: Reason.ENGINE_STALLED, message, limit }));
+  }
+
+  #lastProgressMs(nowMs: number): number {
+    const link = this.#link;
+    return link && link.tokens > 0 ? Math.max(this.#progressMs, link.lastTokenMs(nowMs)) : this.#progressMs;
   }
 
   #succeeded(): void {

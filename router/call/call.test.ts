@@ -12,7 +12,7 @@ describe("a call", () => {
     send(ask(0), [delta], 1);
     clock.advance(50);
     send(ask(0), [delta, delta], 2);
-    ask(0).events.onEnd(end(Reason.UNSPECIFIED, 3));
+    ask(0).call.onEnd(end(Reason.UNSPECIFIED, 3));
     expect(client.got).toEqual([started, delta, delta, delta]);
     expect(client.end).toEqual({ kind: "finished" });
     expect(permits.released).toBe(1);
@@ -36,10 +36,10 @@ describe("a call", () => {
     (reason) => {
       const { settlements, client, ask } = begin({ ready: ["r1", "r2"] });
       send(ask(0), [started], 0);
-      ask(0).events.onEnd(end(reason));
+      ask(0).call.onEnd(end(reason));
       expect(ask(1).start.replicaId).toBe("r2");
       send(ask(1), [started, delta], 1);
-      ask(1).events.onEnd(end(Reason.UNSPECIFIED, 1));
+      ask(1).call.onEnd(end(Reason.UNSPECIFIED, 1));
       expect(client.got).toEqual([started, delta]);
       expect(client.end).toEqual({ kind: "finished" });
       expect(settlements).toMatchObject([{ outcome: Outcome.COMPLETED, nodeId: "n-r2", attempts: 2 }]);
@@ -50,7 +50,7 @@ describe("a call", () => {
     "does not go elsewhere for reason %i",
     (reason) => {
       const { links, settlements, client, ask } = begin({ ready: ["r1", "r2"] });
-      ask(0).events.onEnd(end(reason));
+      ask(0).call.onEnd(end(reason));
       expect(client.end).toEqual(failed(reason));
       expect(links.starts).toHaveLength(1);
       expect(settlements).toMatchObject([{ outcome: Outcome.FAILED, attempts: 1 }]);
@@ -60,15 +60,15 @@ describe("a call", () => {
   test("does not go elsewhere after output has reached the client where moving is off", () => {
     const { links, client, ask } = begin({ ready: ["r1", "r2"], settings: { maxMoves: 0 } });
     send(ask(0), [started, delta], 1);
-    ask(0).events.onEnd(end(Reason.NODE_LOST));
+    ask(0).call.onEnd(end(Reason.NODE_LOST));
     expect(client.end).toEqual(failed(Reason.NODE_LOST));
     expect(links.starts).toHaveLength(1);
   });
 
   test("is dispatched at most as often as the setting says", () => {
     const { links, settlements, client, ask } = begin({ ready: ["r1", "r2", "r3"], settings: { maxAttempts: 2 } });
-    ask(0).events.onEnd(end(Reason.ENGINE_FAILED));
-    ask(1).events.onEnd(end(Reason.ENGINE_FAILED));
+    ask(0).call.onEnd(end(Reason.ENGINE_FAILED));
+    ask(1).call.onEnd(end(Reason.ENGINE_FAILED));
     expect(client.end).toEqual(failed(Reason.ENGINE_FAILED));
     expect(links.starts).toHaveLength(2);
     expect(settlements).toMatchObject([{ attempts: 2 }]);
@@ -76,7 +76,7 @@ describe("a call", () => {
 
   test("fails at once as overloaded when every replica is full", () => {
     const { client, ask, settlements } = begin({ ready: ["r1"] });
-    ask(0).events.onEnd(end(Reason.OVERLOADED));
+    ask(0).call.onEnd(end(Reason.OVERLOADED));
     expect(client.end).toEqual(failed(Reason.OVERLOADED));
     expect(settlements).toHaveLength(1);
   });
@@ -84,17 +84,17 @@ describe("a call", () => {
   test("waits for the engine of its only replica to come back", () => {
     const { clock, links, ask, settlements } = begin({ ready: ["r1"] });
     links.change();
-    ask(0).events.onEnd(end(Reason.ENGINE_FAILED));
+    ask(0).call.onEnd(end(Reason.ENGINE_FAILED));
     clock.advance(4_000);
     expect(links.starts).toHaveLength(1);
     links.change("r1");
-    ask(1).events.onEnd(end(Reason.UNSPECIFIED));
+    ask(1).call.onEnd(end(Reason.UNSPECIFIED));
     expect(settlements).toMatchObject([{ outcome: Outcome.COMPLETED, attempts: 2, waitedMs: 4_000 }]);
   });
 
   test("pauses before it asks a replica again that says it is ready and fails", () => {
     const { clock, links, ask } = begin({ ready: ["r1"] });
-    ask(0).events.onEnd(end(Reason.ENGINE_FAILED));
+    ask(0).call.onEnd(end(Reason.ENGINE_FAILED));
     expect(links.starts).toHaveLength(1);
     clock.advance(25);
     expect(links.starts).toHaveLength(2);
@@ -130,7 +130,7 @@ describe("a call", () => {
     expect(client.end).toEqual(failed(Reason.DEADLINE_EXCEEDED));
     expect(ask(0).cancelled).toBe(true);
     expect(settlements).toHaveLength(0);
-    ask(0).events.onEnd(end(Reason.CANCELLED, 4));
+    ask(0).call.onEnd(end(Reason.CANCELLED, 4));
     expect(settlements).toMatchObject([
       { outcome: Outcome.FAILED, completionTokens: 4, error: { reason: Reason.DEADLINE_EXCEEDED } },
     ]);
@@ -150,7 +150,7 @@ describe("a call", () => {
     });
     clock.advance(afterMs);
     call.abort();
-    ask(0).events.onEnd(end(Reason.CANCELLED, 1));
+    ask(0).call.onEnd(end(Reason.CANCELLED, 1));
     expect(settlements).toMatchObject([{ outcome }]);
   });
 
@@ -158,7 +158,7 @@ describe("a call", () => {
     const { call, client, ask, settlements } = begin({ ready: ["r1"] });
     call.abort(new MeshError(Reason.DRAINING, "The router stops."));
     expect(client.end).toEqual(failed(Reason.DRAINING));
-    ask(0).events.onEnd(end(Reason.CANCELLED, 1));
+    ask(0).call.onEnd(end(Reason.CANCELLED, 1));
     expect(settlements).toMatchObject([{ outcome: Outcome.FAILED, error: { reason: Reason.DRAINING } }]);
   });
 
@@ -175,14 +175,14 @@ describe("a call", () => {
     send(answered.ask(0), [started, delta], 1);
     answered.call.abort();
     expect(answered.ask(0).cancelled).toBe(true);
-    answered.ask(0).events.onEnd(end(Reason.CANCELLED, 2));
+    answered.ask(0).call.onEnd(end(Reason.CANCELLED, 2));
     expect(answered.settlements).toMatchObject([{ outcome: Outcome.CANCELLED, completionTokens: 2 }]);
 
     const silent = begin({ ready: ["r1"] });
     send(silent.ask(0), [started, delta], 1);
     silent.call.abort();
     silent.clock.advance(1_000);
-    silent.ask(0).events.onEnd(end(Reason.CANCELLED, 2));
+    silent.ask(0).call.onEnd(end(Reason.CANCELLED, 2));
     expect(silent.settlements).toMatchObject([{ outcome: Outcome.CANCELLED, promptTokens: 7, completionTokens: 1 }]);
     expect(silent.clock.pendingTimers).toBe(0);
   });
@@ -192,7 +192,7 @@ describe("a call", () => {
     client.reads = false;
     send(ask(0), [started, delta], 1);
     send(ask(0), [delta], 1);
-    ask(0).events.onEnd(end(Reason.UNSPECIFIED, 2));
+    ask(0).call.onEnd(end(Reason.UNSPECIFIED, 2));
     expect(client.got).toEqual([started]);
     expect(settlements).toMatchObject([{ outcome: Outcome.COMPLETED }]);
     client.reads = true;
@@ -207,7 +207,7 @@ describe("a call", () => {
     for (let step = 0; step < 5; step++) send(ask(0), [delta], 1);
     expect(ask(0).cancelled).toBe(true);
     expect(client.end).toEqual({ ...failed(Reason.RATE_LIMITED), kind: "cut" });
-    ask(0).events.onEnd(end(Reason.CANCELLED, 5));
+    ask(0).call.onEnd(end(Reason.CANCELLED, 5));
     expect(settlements).toMatchObject([{ outcome: Outcome.FAILED, completionTokens: 5 }]);
   });
 
@@ -215,9 +215,9 @@ describe("a call", () => {
     const { client, ask, settlements } = begin({ ready: ["r1", "r2"], settings: { maxMoves: 0 } });
     client.whole = true;
     send(ask(0), [started, delta, delta], 2);
-    ask(0).events.onEnd(end(Reason.NODE_LOST));
+    ask(0).call.onEnd(end(Reason.NODE_LOST));
     send(ask(1), [started, delta], 1);
-    ask(1).events.onEnd(end(Reason.UNSPECIFIED));
+    ask(1).call.onEnd(end(Reason.UNSPECIFIED));
     expect(client.got).toEqual([started, delta]);
     expect(client.end).toEqual({ kind: "finished" });
     expect(settlements).toMatchObject([{ outcome: Outcome.COMPLETED, attempts: 2, completionTokens: 1 }]);
@@ -227,7 +227,7 @@ describe("a call", () => {
     const { client, ask } = begin({ ready: ["r1"], settings: { maxAttempts: 1, maxMoves: 0 } });
     client.whole = true;
     send(ask(0), [started, delta], 1);
-    ask(0).events.onEnd(end(Reason.NODE_LOST));
+    ask(0).call.onEnd(end(Reason.NODE_LOST));
     expect(client.end).toMatchObject({ kind: "failed", error: { message: "it failed." } });
   });
 

@@ -82,8 +82,8 @@ export class Call implements RunningCall, AttemptOwner {
       onFound: (picked) => this.#dispatch(picked),
       onGivenUp: (error) => this.#fail(error, undefined),
     });
-    this.#delivery = new Delivery(spec.sink, settings.maxBufferedBytes);
     this.#recording = new Recording(parts.recordings, spec.method === Method.GENERATE && settings.maxMoves > 0);
+    this.#delivery = new Delivery(this.#recording, spec.sink, settings.maxBufferedBytes, () => this.#cutSlowClient());
     this.#hedge = new Hedge(parts, spec, this.#search);
     if (!spec.context.resumes) return;
     this.#resumption = new Resumption(parts, spec.context, {
@@ -120,16 +120,9 @@ export class Call implements RunningCall, AttemptOwner {
 
   onResponse(attempt: Attempt, bytes: Uint8Array, start: number, end: number): void {
     if (this.#state.kind !== "relaying" && !this.#isForClient(attempt, bytes, start, end)) return;
-    if (this.#unrepeatable) {
-      const marked = unrepeatable(bytes, start, end);
-      return this.#relay(marked, 0, marked.length);
-    }
-    this.#relay(bytes, start, end);
-  }
-
-  onTokens(count: number, nowMs: number): void {
-    if (this.#state.kind === "cancelling") this.#tally.wasted(count);
-    else this.#tally.relayed(count, nowMs);
+    if (!this.#unrepeatable) return this.#delivery.onResponse(bytes, start, end);
+    const marked = unrepeatable(bytes, start, end);
+    this.#delivery.onResponse(marked, 0, marked.length);
   }
 
   onEnd(attempt: Attempt, end: CallEnd): void {
@@ -158,6 +151,7 @@ export class Call implements RunningCall, AttemptOwner {
     const other = state.kind === "asking" ? state.attempts.find((one) => one && one !== attempt) : undefined;
     if (other) {
       // It may still bring the answer.
+      if (attempt.link) this.#tally.drop(attempt.link);
       this.#search.failed(attempt.picked, error);
       this.#picked = other.picked;
       this.#state = { kind: "asking", attempts: [other] };
@@ -185,6 +179,7 @@ export class Call implements RunningCall, AttemptOwner {
   #takeUp(held: Resumable): boolean {
     const attempt = new Attempt(this.#parts, pickedAgain(held), this);
     if (!attempt.resume(linkResume(this.#spec, held))) return false;
+    if (attempt.link) this.#tally.begin(attempt.link);
     this.#dispatches = held.attempt;
     this.#tries = 1;
     this.#picked = attempt.picked;
@@ -216,6 +211,7 @@ export class Call implements RunningCall, AttemptOwner {
       attempt: this.#dispatches + 1,
     });
     if (!begun) return undefined;
+    if (attempt.link) this.#tally.begin(attempt.link);
     this.#dispatches += 1;
     this.#picked = picked;
     if (this.#hasOutput && drawing === "seeded") this.#unrepeatable ||= !attempt.seedByPosition;
@@ -253,9 +249,11 @@ export class Call implements RunningCall, AttemptOwner {
   #answers(attempt: Attempt): void {
     const state = this.#state;
     if (state.kind !== "asking") return;
-    for (const other of state.attempts) if (other !== attempt) other?.leave();
+    for (const other of state.attempts) if (other && other !== attempt) this.#leave(other);
     this.#hedge.over(attempt);
     this.#picked = attempt.picked;
+    // From here on its responses come by the short way, unless each has to be marked.
+    if (!this.#unrepeatable) attempt.relayTo(this.#delivery);
     this.#state = { kind: "relaying", attempt };
     this.#hasOutput = true;
     this.#tries = 0;
@@ -264,9 +262,10 @@ export class Call implements RunningCall, AttemptOwner {
     this.#lostMs = undefined;
   }
 
-  #relay(bytes: Uint8Array, start: number, end: number): void {
-    this.#recording.add(bytes, start, end);
-    if (!this.#delivery.push(bytes, start, end)) this.#cutSlowClient();
+  /** What it brought, if anything, does not count. */
+  #leave(attempt: Attempt): void {
+    attempt.leave();
+    if (attempt.link) this.#tally.drop(attempt.link);
   }
 
   /** For an attempt that failed with nothing of it at the client. */
@@ -284,6 +283,8 @@ export class Call implements RunningCall, AttemptOwner {
   /** For an attempt that failed after output; `brought`: some of that output was its own. */
   #goOn(attempt: Attempt, error: MeshError, usage: Usage | undefined, brought: boolean): void {
     const { settings, metrics, clock } = this.#parts;
+    const nowMs = clock.monotonicMs();
+    if (attempt.link) this.#tally.end(attempt.link, nowMs);
     const recorded = this.#recording.read();
     const stays = staysBecause({ recorded, moves: this.#moves, tries: this.#tries, brought, settings });
     const isExact = this.#spec.drawing !== "seeded" || attempt.seedByPosition;
@@ -302,7 +303,7 @@ export class Call implements RunningCall, AttemptOwner {
     metrics.moves(error.row.openAiCode ?? "");
     if (brought) this.#moves += 1;
     this.#unrepeatable ||= !isExact;
-    this.#lostMs ??= clock.monotonicMs();
+    this.#lostMs ??= nowMs;
     this.#state = { kind: "searching" };
     this.#search.onward(attempt.picked, error);
   }
@@ -330,7 +331,7 @@ export class Call implements RunningCall, AttemptOwner {
         this.#settle(outcome, error, undefined);
         return true;
       case "asking":
-        state.attempts[1]?.leave();
+        if (state.attempts[1]) this.#leave(state.attempts[1]);
         this.#cancel(state.attempts[0], outcome, error);
         return true;
       case "relaying":
@@ -373,7 +374,8 @@ export class Call implements RunningCall, AttemptOwner {
     this.#hedge.over(undefined);
     this.#recording.end();
     permit.release();
-    const counted = this.#tally.result(usage, this.#startMs);
+    const nowMs = clock.monotonicMs();
+    const counted = this.#tally.result(usage, this.#startMs, nowMs);
     if (this.#picked) {
       queues.charge(this.#picked.deployment, context.principal.projectId, counted.completionTokens);
     }
@@ -386,7 +388,7 @@ export class Call implements RunningCall, AttemptOwner {
       outcome,
       error,
       startedAtMs: this.#startedAtMs,
-      durationMs: clock.monotonicMs() - this.#startMs + Math.max(0, startedAtMs - this.#startedAtMs),
+      durationMs: nowMs - this.#startMs + Math.max(0, startedAtMs - this.#startedAtMs),
       waitedMs: this.#search.waitedMs,
       attempts: this.#dispatches,
       moves: this.#moves,

@@ -1,5 +1,7 @@
 import { unreachable } from "#kernel/invariant.ts";
 import type { MeshError } from "#kernel/mesh-error.ts";
+import type { ResponseTaker } from "../link/link-call.ts";
+import type { Recording } from "./recording.ts";
 import type { ResponseSink } from "./sink.ts";
 
 type Ending =
@@ -10,22 +12,28 @@ type Ending =
   | { readonly kind: "over" };
 
 /**
- * Between a link, which never waits, and a sink, which goes at its client's pace: what the sink does not take waits
- * here, up to a bound. The end comes behind what waits.
+ * Between a link, which never waits, and a sink, which goes at its client's pace: what comes is recorded, and what the
+ * sink does not take waits here, up to a bound. The end comes behind what waits.
  */
-export class Delivery {
+export class Delivery implements ResponseTaker {
+  // What every token needs comes first, so that it lies together.
+  readonly #recording: Recording;
   readonly #sink: ResponseSink;
-  readonly #maxBytes: number;
   #paused = false;
+  readonly #maxBytes: number;
+  readonly #onFull: () => void;
   #waiting: Uint8Array[] = [];
   /** Index of the first one that waits; shifting an array would cost its length. */
   #head = 0;
   #bytes = 0;
   #ending: Ending = { kind: "open" };
 
-  constructor(sink: ResponseSink, maxBytes: number) {
+  /** `onFull`: what came does not fit, the client is too slow, and the owner ends the call. */
+  constructor(recording: Recording, sink: ResponseSink, maxBytes: number, onFull: () => void) {
+    this.#recording = recording;
     this.#sink = sink;
     this.#maxBytes = maxBytes;
+    this.#onFull = onFull;
   }
 
   get #isEmpty(): boolean {
@@ -39,18 +47,10 @@ export class Delivery {
     return true;
   }
 
-  /** Lent bytes, as for a sink. False: they do not fit, the client is too slow, and the caller ends the call. */
-  push(bytes: Uint8Array, start: number, end: number): boolean {
-    if (!this.#paused) {
-      this.#paused = !this.#sink.write(bytes, start, end);
-      return true;
-    }
-    const length = end - start;
-    // One response always fits: it may be larger than the bound, and it is in memory already.
-    if (!this.#isEmpty && this.#bytes + length > this.#maxBytes) return false;
-    this.#waiting.push(new Uint8Array(bytes.subarray(start, end)));
-    this.#bytes += length;
-    return true;
+  onResponse(bytes: Uint8Array, start: number, end: number): void {
+    this.#recording.add(bytes, start, end);
+    if (this.#paused) this.#keep(bytes, start, end);
+    else this.#paused = !this.#sink.write(bytes, start, end);
   }
 
   resume(): void {
@@ -91,6 +91,14 @@ export class Delivery {
     if (this.#ending.kind !== "open") return;
     this.#ending = { kind: "over" };
     this.#sink.cut(error);
+  }
+
+  #keep(bytes: Uint8Array, start: number, end: number): void {
+    const length = end - start;
+    // One response always fits: it may be larger than the bound, and it is in memory already.
+    if (!this.#isEmpty && this.#bytes + length > this.#maxBytes) return this.#onFull();
+    this.#waiting.push(new Uint8Array(bytes.subarray(start, end)));
+    this.#bytes += length;
   }
 
   #end(): void {

@@ -15,9 +15,9 @@ describe("a hedged call", () => {
     send(ask(1), [delta], 1);
     expect(ask(0).cancelled).toBe(true);
     send(ask(0), [delta], 1);
-    ask(0).events.onEnd(end(Reason.CANCELLED, 9));
+    ask(0).call.onEnd(end(Reason.CANCELLED, 9));
     send(ask(1), [delta], 1);
-    ask(1).events.onEnd(end(Reason.UNSPECIFIED, 2));
+    ask(1).call.onEnd(end(Reason.UNSPECIFIED, 2));
     expect(client.got).toEqual([started, delta, delta]);
     expect(client.end).toEqual({ kind: "finished" });
     expect(settlements).toMatchObject([
@@ -32,8 +32,8 @@ describe("a hedged call", () => {
     clock.advance(100);
     send(ask(0), [started, delta], 1);
     expect(ask(1).cancelled).toBe(true);
-    ask(0).events.onEnd(end(Reason.UNSPECIFIED, 1));
-    ask(1).events.onEnd(end(Reason.CANCELLED, 1));
+    ask(0).call.onEnd(end(Reason.UNSPECIFIED, 1));
+    ask(1).call.onEnd(end(Reason.CANCELLED, 1));
     expect(client.got).toEqual([started, delta]);
     expect(settlements).toMatchObject([{ nodeId: "n-r1", completionTokens: 1 }]);
     expect(await metrics.text()).toMatch(/router_hedges_total\{deployment="d",result="lost"[^}]*\} 1/);
@@ -52,20 +52,20 @@ describe("a hedged call", () => {
   test("stays with the other replica when one of them fails", () => {
     const { clock, client, ask, links } = begin({ ready: ["r1", "r2", "r3"], routing });
     clock.advance(100);
-    ask(0).events.onEnd(end(Reason.NODE_LOST));
+    ask(0).call.onEnd(end(Reason.NODE_LOST));
     expect(links.starts).toHaveLength(2);
     send(ask(1), [started, delta], 1);
-    ask(1).events.onEnd(end(Reason.UNSPECIFIED, 1));
+    ask(1).call.onEnd(end(Reason.UNSPECIFIED, 1));
     expect(client.got).toEqual([started, delta]);
   });
 
   test("begins again when both fail", () => {
     const { clock, client, ask } = begin({ ready: ["r1", "r2", "r3"], routing });
     clock.advance(100);
-    ask(0).events.onEnd(end(Reason.NODE_LOST));
-    ask(1).events.onEnd(end(Reason.NODE_LOST));
+    ask(0).call.onEnd(end(Reason.NODE_LOST));
+    ask(1).call.onEnd(end(Reason.NODE_LOST));
     expect(ask(2).start.replicaId).toBe("r3");
-    ask(2).events.onEnd(end(Reason.NODE_LOST));
+    ask(2).call.onEnd(end(Reason.NODE_LOST));
     expect(client.end).toEqual(failed(Reason.NODE_LOST));
   });
 
@@ -74,9 +74,9 @@ describe("a hedged call", () => {
     clock.advance(100);
     call.abort();
     expect([ask(0).cancelled, ask(1).cancelled]).toEqual([true, true]);
-    ask(1).events.onEnd(end(Reason.CANCELLED, 5));
+    ask(1).call.onEnd(end(Reason.CANCELLED, 5));
     expect(settlements).toHaveLength(0);
-    ask(0).events.onEnd(end(Reason.CANCELLED, 3));
+    ask(0).call.onEnd(end(Reason.CANCELLED, 3));
     expect(settlements).toMatchObject([{ outcome: Outcome.CANCELLED, completionTokens: 3 }]);
   });
 
@@ -84,7 +84,7 @@ describe("a hedged call", () => {
     const { clock, client, ask } = begin({ ready: ["r1", "r2", "r3"], routing });
     clock.advance(100);
     send(ask(1), [started, delta], 1);
-    ask(1).events.onEnd(end(Reason.NODE_LOST));
+    ask(1).call.onEnd(end(Reason.NODE_LOST));
     expect(ask(2).start.relayed).toEqual([started, delta]);
     send(ask(2), [delta], 1);
     expect(client.got).toEqual([started, delta, delta]);

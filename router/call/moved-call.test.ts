@@ -26,12 +26,12 @@ describe("a call with output", () => {
       const { client, ask, settlements, permits } = begin({ ready: ["r1", "r2"] });
       send(ask(0), [started, delta], 1);
       send(ask(0), [other], 1);
-      ask(0).events.onEnd(end(reason, 2));
+      ask(0).call.onEnd(end(reason, 2));
       expect(ask(1).start).toMatchObject({ replicaId: "r2", callId: "call-1", deployment: "d", model: "pocket" });
       expect(ask(1).start.relayed).toEqual([started, delta, other]);
       send(ask(1), [delta], 1);
       send(ask(1), [finished], 0);
-      ask(1).events.onEnd(end(Reason.UNSPECIFIED, 3));
+      ask(1).call.onEnd(end(Reason.UNSPECIFIED, 3));
       expect(client.got).toEqual([started, delta, other, delta, finished]);
       expect(client.end).toEqual({ kind: "finished" });
       expect(settlements).toMatchObject([
@@ -44,12 +44,12 @@ describe("a call with output", () => {
   test("carries what every replica before brought, and moves as often as allowed", async () => {
     const { client, ask, settlements, metrics } = begin({ ready: ["r1", "r2", "r3", "r4"], settings: { maxMoves: 2 } });
     send(ask(0), [started, delta], 1);
-    ask(0).events.onEnd(end(Reason.NODE_LOST));
+    ask(0).call.onEnd(end(Reason.NODE_LOST));
     send(ask(1), [other], 1);
-    ask(1).events.onEnd(end(Reason.NODE_LOST));
+    ask(1).call.onEnd(end(Reason.NODE_LOST));
     expect(ask(2).start.relayed).toEqual([started, delta, other]);
     send(ask(2), [delta], 1);
-    ask(2).events.onEnd(end(Reason.NODE_LOST));
+    ask(2).call.onEnd(end(Reason.NODE_LOST));
     const message = expect.stringMatching(/moved 2 times already \(--max-moves\).*valid but incomplete/) as unknown;
     expect(client.end).toMatchObject({ kind: "failed", error: { reason: Reason.NODE_LOST, message } });
     expect(client.got).toEqual([started, delta, other, delta]);
@@ -68,7 +68,7 @@ describe("a call with output", () => {
     clock.advance(1);
     expect(ask(0).cancelled).toBe(true);
     send(ask(0), [other], 1);
-    ask(0).events.onEnd(end(Reason.CANCELLED, 3));
+    ask(0).call.onEnd(end(Reason.CANCELLED, 3));
     expect(ask(1).start.relayed).toEqual([started, delta, delta]);
     send(ask(1), [delta], 1);
     expect(client.got).toEqual([started, delta, delta, delta]);
@@ -90,8 +90,8 @@ describe("a call with output", () => {
       },
     });
     expect(settlements).toMatchObject([{ attempts: 2, moves: 0 }]);
-    ask(0).events.onEnd(end(Reason.CANCELLED));
-    ask(1).events.onEnd(end(Reason.CANCELLED));
+    ask(0).call.onEnd(end(Reason.CANCELLED));
+    ask(1).call.onEnd(end(Reason.CANCELLED));
     expect(settlements).toHaveLength(1);
     expect(clock.pendingTimers).toBe(0);
   });
@@ -100,13 +100,13 @@ describe("a call with output", () => {
     const { clock, links, client, ask, settlements } = begin({ ready: ["r1"] });
     send(ask(0), [started, delta], 1);
     links.change();
-    ask(0).events.onEnd(end(Reason.NODE_LOST));
+    ask(0).call.onEnd(end(Reason.NODE_LOST));
     clock.advance(3_000);
     expect(links.starts).toHaveLength(1);
     links.change("r1");
     expect(ask(1).start.relayed).toEqual([started, delta]);
     send(ask(1), [finished], 0);
-    ask(1).events.onEnd(end(Reason.UNSPECIFIED, 1));
+    ask(1).call.onEnd(end(Reason.UNSPECIFIED, 1));
     expect(client.got).toEqual([started, delta, finished]);
     expect(settlements).toMatchObject([{ waitedMs: 3_000, completionTokens: 1 }]);
   });
@@ -115,7 +115,7 @@ describe("a call with output", () => {
     const { clock, links, client, ask, settlements } = begin({ ready: ["r1"] });
     send(ask(0), [started, delta], 1);
     links.change();
-    ask(0).events.onEnd(end(Reason.NODE_LOST));
+    ask(0).call.onEnd(end(Reason.NODE_LOST));
     clock.advance(10_000);
     const message = expect.stringMatching(/waited 10000 ms.*valid but incomplete/) as unknown;
     expect(client.end).toMatchObject({ kind: "failed", error: { reason: Reason.NODE_LOST, message } });
@@ -126,8 +126,8 @@ describe("a call with output", () => {
   test("does not ask a replica again that would have said something else", () => {
     const { clock, ask } = begin({ ready: ["r1", "r2"] });
     send(ask(0), [started, delta], 1);
-    ask(0).events.onEnd(end(Reason.NODE_LOST));
-    ask(1).events.onEnd(end(Reason.CANNOT_CONTINUE));
+    ask(0).call.onEnd(end(Reason.NODE_LOST));
+    ask(1).call.onEnd(end(Reason.CANNOT_CONTINUE));
     clock.advance(1_000);
     expect([0, 1, 2].map((index) => ask(index).start.replicaId)).toEqual(["r1", "r2", "r1"]);
   });
@@ -135,7 +135,7 @@ describe("a call with output", () => {
   test("tries other replicas that cannot go on with it, up to a number", () => {
     const { links, client, ask } = begin({ ready: ["r1", "r2", "r3", "r4"] });
     send(ask(0), [started, delta], 1);
-    for (const index of [0, 1, 2, 3]) ask(index).events.onEnd(end(Reason.NODE_LOST));
+    for (const index of [0, 1, 2, 3]) ask(index).call.onEnd(end(Reason.NODE_LOST));
     expect(links.starts).toHaveLength(4);
     expect(client.end).toMatchObject({
       kind: "failed",
@@ -147,10 +147,10 @@ describe("a call with output", () => {
     const { call, client, ask } = begin({ ready: ["r1", "r2"] });
     client.reads = false;
     send(ask(0), [started, delta, other], 2);
-    ask(0).events.onEnd(end(Reason.NODE_LOST));
+    ask(0).call.onEnd(end(Reason.NODE_LOST));
     expect(ask(1).start.relayed).toEqual([started, delta, other]);
     send(ask(1), [delta, finished], 1);
-    ask(1).events.onEnd(end(Reason.UNSPECIFIED, 3));
+    ask(1).call.onEnd(end(Reason.UNSPECIFIED, 3));
     expect(client.got).toEqual([started]);
     client.reads = true;
     call.resume();
@@ -164,7 +164,7 @@ describe("a call with output", () => {
   ] as const)("cannot move once its answer outgrew %s, and says so", async (_name, recordings, why, message, limit) => {
     const { client, ask, metrics, links } = begin({ ready: ["r1", "r2"], recordings });
     send(ask(0), [started, delta, delta, delta], 3);
-    ask(0).events.onEnd(end(Reason.NODE_LOST));
+    ask(0).call.onEnd(end(Reason.NODE_LOST));
     expect(links.starts).toHaveLength(1);
     expect(client.end).toMatchObject({ error: { message: expect.stringMatching(message) as unknown } });
     expect(await metrics.text()).toMatch(new RegExp(`router_moves_refused_total\\{why="${why}"[^}]*\\} 1`));
@@ -175,7 +175,7 @@ describe("a call with output", () => {
   test("is not continued by a replica that begins it anew", () => {
     const { client, ask } = begin({ ready: ["r1", "r2", "r3"] });
     send(ask(0), [started, delta], 1);
-    ask(0).events.onEnd(end(Reason.NODE_LOST));
+    ask(0).call.onEnd(end(Reason.NODE_LOST));
     send(ask(1), [started, delta], 1);
     expect(ask(1).cancelled).toBe(true);
     send(ask(2), [other], 1);
@@ -185,10 +185,10 @@ describe("a call with output", () => {
   test("is cancelled at the replica that it moved to", () => {
     const { call, ask, settlements } = begin({ ready: ["r1", "r2"] });
     send(ask(0), [started, delta], 1);
-    ask(0).events.onEnd(end(Reason.NODE_LOST));
+    ask(0).call.onEnd(end(Reason.NODE_LOST));
     call.abort();
     expect(ask(1).cancelled).toBe(true);
-    ask(1).events.onEnd(end(Reason.CANCELLED, 1));
+    ask(1).call.onEnd(end(Reason.CANCELLED, 1));
     expect(settlements).toMatchObject([{ outcome: Outcome.CANCELLED, completionTokens: 1 }]);
   });
 
@@ -196,14 +196,14 @@ describe("a call with output", () => {
     const { ask, metrics } = begin({ ready: ["r1"] });
     send(ask(0), [started, delta], 1);
     expect(await metrics.text()).toMatch(/router_recordings_bytes\{[^}]*\} 512/);
-    ask(0).events.onEnd(end(Reason.UNSPECIFIED, 1));
+    ask(0).call.onEnd(end(Reason.UNSPECIFIED, 1));
     expect(await metrics.text()).toMatch(/router_recordings_bytes\{[^}]*\} 0/);
   });
 
   test("fails at once where the fault is its own", () => {
     const { client, ask, links } = begin({ ready: ["r1", "r2"] });
     send(ask(0), [started, delta], 1);
-    ask(0).events.onEnd(end(Reason.INTERNAL));
+    ask(0).call.onEnd(end(Reason.INTERNAL));
     expect(client.end).toEqual(failed(Reason.INTERNAL));
     expect(links.starts).toHaveLength(1);
   });
@@ -213,9 +213,9 @@ describe("a call with a seed", () => {
   function moved(forgetful: readonly string[], ready: string[] = ["r1", "r2"]) {
     const { client, ask } = begin({ ready, drawing: "seeded", forgetful });
     send(ask(0), [started, delta], 1);
-    ask(0).events.onEnd(end(Reason.NODE_LOST));
+    ask(0).call.onEnd(end(Reason.NODE_LOST));
     send(ask(1), [delta, finished], 1);
-    ask(1).events.onEnd(end(Reason.UNSPECIFIED, 2));
+    ask(1).call.onEnd(end(Reason.UNSPECIFIED, 2));
     return { client, target: ask(1).start.replicaId, marked: isMarked(client.got.at(-1)) };
   }
 
@@ -235,7 +235,7 @@ describe("a call with a seed", () => {
     const { client, ask } = begin({ ready: ["r1", "r2"], drawing: "seeded", forgetful: ["r1"] });
     client.whole = true;
     send(ask(0), [started, delta], 1);
-    ask(0).events.onEnd(end(Reason.NODE_LOST));
+    ask(0).call.onEnd(end(Reason.NODE_LOST));
     expect(ask(1).start.relayed).toEqual([]);
     send(ask(1), [started, other, finished], 1);
     expect(client.got).toEqual([started, other, finished]);
@@ -244,7 +244,7 @@ describe("a call with a seed", () => {
   test("that has none moves unmarked", () => {
     const { client, ask } = begin({ ready: ["r1", "r2"], drawing: "random", forgetful: ["r1", "r2"] });
     send(ask(0), [started, delta], 1);
-    ask(0).events.onEnd(end(Reason.NODE_LOST));
+    ask(0).call.onEnd(end(Reason.NODE_LOST));
     send(ask(1), [finished], 0);
     expect(isMarked(client.got.at(-1))).toBe(false);
   });

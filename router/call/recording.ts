@@ -15,11 +15,11 @@ const nothing = Buffer.alloc(0);
  * everything else has been through the processor's cache: so it is one object and one place in one buffer.
  */
 export class Recording {
-  readonly #budget: RecordingBudget;
   /** Why nothing is recorded; undefined while all is. */
   #notRecorded: NotRecorded | undefined;
   #buffer = nothing;
   #length = 0;
+  readonly #budget: RecordingBudget;
 
   constructor(budget: RecordingBudget, wanted: boolean) {
     this.#budget = budget;

@@ -26,7 +26,7 @@ describe("a call that is resumed", () => {
     expect(resumed?.resume).toMatchObject({ callId: "call-1", keyId: "k", replicaId: "r1" });
     if (resumed) send(resumed, [started, delta, delta], 2);
     if (resumed) send(resumed, [delta], 1);
-    resumed?.events.onEnd(end(Reason.UNSPECIFIED, 3));
+    resumed?.call.onEnd(end(Reason.UNSPECIFIED, 3));
     expect(client.got).toEqual([started, delta, delta, delta]);
     expect(client.end).toEqual({ kind: "finished" });
     expect(settlements).toMatchObject([
@@ -63,7 +63,7 @@ describe("a call that is resumed", () => {
   ])("never begins anew when its node says $reason", ({ reason, told }) => {
     const { client, links, resumables, settlements } = begin({ ready: ["r1", "r2"], resumes: true });
     resumables.told("n-r1", held());
-    links.resumes[0]?.events.onEnd(end(reason));
+    links.resumes[0]?.call.onEnd(end(reason));
     expect(client.end).toEqual(failed(told));
     expect(links.starts).toEqual([]);
     expect(settlements).toMatchObject([noUsage]);
@@ -84,10 +84,10 @@ describe("a call that is resumed", () => {
     const [resumed] = links.resumes;
     if (resumed) send(resumed, [started, delta], 1);
     links.change("r2");
-    resumed?.events.onEnd(end(Reason.NODE_LOST));
+    resumed?.call.onEnd(end(Reason.NODE_LOST));
     expect(ask(0).start).toMatchObject({ replicaId: "r2", relayed: [started, delta], attempt: 2, startedAtMs: 3 });
     send(ask(0), [delta], 1);
-    ask(0).events.onEnd(end(Reason.UNSPECIFIED, 2));
+    ask(0).call.onEnd(end(Reason.UNSPECIFIED, 2));
     expect(client.got).toEqual([started, delta, delta]);
     expect(settlements).toMatchObject([{ outcome: Outcome.COMPLETED, attempts: 2, moves: 1, startedAtMs: 3 }]);
   });
@@ -104,6 +104,6 @@ describe("a call that is resumed", () => {
 test("a call says whose it is, when it began and which attempt it is", () => {
   const { ask } = begin({ ready: ["r1", "r2"] });
   expect(ask(0).start).toMatchObject({ keyId: "k", attempt: 1 });
-  ask(0).events.onEnd(end(Reason.NODE_LOST));
+  ask(0).call.onEnd(end(Reason.NODE_LOST));
   expect(ask(1).start).toMatchObject({ keyId: "k", attempt: 2, startedAtMs: ask(0).start.startedAtMs });
 });

@@ -2,7 +2,7 @@ import { createHash } from "node:crypto";
 import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
 import type { Timer } from "#kernel/clock.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
-import type { LinkResume } from "../link/link.ts";
+import type { LinkResume } from "../link/call-queue.ts";
 import type { Picked } from "../routing/routes.ts";
 import type { CallParts, CallSpec } from "./call-parts.ts";
 import type { CallContext } from "./calls.ts";

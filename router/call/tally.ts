@@ -1,6 +1,7 @@
 import { GenerateResponseSchema, StartedSchema } from "#gen/helixmesh/inference/v1/inference_pb.ts";
 import type { Usage } from "#gen/helixmesh/type/v1/type_pb.ts";
 import { ProtoScanner } from "#kernel/proto-scanner.ts";
+import type { LinkCall } from "../link/link-call.ts";
 
 const started = GenerateResponseSchema.field.started.number;
 const { promptTokens, cachedTokens } = StartedSchema.field;
@@ -21,11 +22,13 @@ export interface TallyResult {
 export class Tally {
   #promptTokens = 0;
   #cachedTokens = 0;
-  #completionTokens = 0;
+  /** Of those who bring no more. */
+  #tokens = 0;
+  #firstTokens = 0;
   #firstTokenMs: number | undefined;
   #lastTokenMs = 0;
-  /** Tokens of the first step; the rest are spread between first and last. */
-  #firstTokens = 0;
+  /** Who may still bring tokens, which are counted on the links. */
+  readonly #bringing: LinkCall[] = [];
 
   /** As Started says it; 0 before. */
   get promptTokens(): number {
@@ -45,38 +48,51 @@ export class Tally {
     }
   }
 
-  /** Tokens that the client hears of. */
-  relayed(tokens: number, nowMs: number): void {
-    this.#completionTokens += tokens;
-    if (this.#firstTokenMs === undefined) {
-      this.#firstTokenMs = nowMs;
-      this.#firstTokens = tokens;
-    }
-    this.#lastTokenMs = nowMs;
+  /** What it brings counts. */
+  begin(call: LinkCall): void {
+    this.#bringing.push(call);
   }
 
-  /** Tokens that were generated in vain, after the call was cancelled. */
-  wasted(tokens: number): void {
-    this.#completionTokens += tokens;
+  /** What it has brought counts, and what still comes of it does not. */
+  end(call: LinkCall, nowMs: number): void {
+    if (!this.#remove(call) || call.tokens === 0) return;
+    this.#tokens += call.tokens;
+    this.#lastTokenMs = call.lastTokenMs(nowMs);
+    if (this.#firstTokenMs !== undefined) return;
+    this.#firstTokenMs = call.firstTokenMs;
+    this.#firstTokens = call.firstTokens;
   }
 
-  /** The attempt failed, and nothing of it counts. */
+  /** Nothing of it counts. */
+  drop(call: LinkCall): void {
+    this.#remove(call);
+  }
+
+  /** The answer begins anew. */
   restart(): void {
-    this.#completionTokens = 0;
-    this.#firstTokenMs = undefined;
+    this.#bringing.length = 0;
+    this.#tokens = 0;
     this.#firstTokens = 0;
+    this.#firstTokenMs = undefined;
   }
 
-  /** The agent's count is the truth; without it (a lost node) what came is. */
-  result(usage: Usage | undefined, startMs: number): TallyResult {
+  /** Once. The agent's count is the truth; without it (a lost node) what came is, also what came behind a cancel. */
+  result(usage: Usage | undefined, startMs: number, nowMs: number): TallyResult {
+    while (this.#bringing[0]) this.end(this.#bringing[0], nowMs);
     const first = this.#firstTokenMs;
-    const laterTokens = this.#completionTokens - this.#firstTokens;
+    const laterTokens = this.#tokens - this.#firstTokens;
     return {
       promptTokens: usage?.promptTokens || this.#promptTokens,
       cachedTokens: usage?.cachedTokens || this.#cachedTokens,
-      completionTokens: usage?.completionTokens || this.#completionTokens,
+      completionTokens: usage?.completionTokens || this.#tokens,
       ttftMs: first === undefined ? undefined : first - startMs,
       interTokenMs: first !== undefined && laterTokens > 0 ? (this.#lastTokenMs - first) / laterTokens : undefined,
     };
+  }
+
+  #remove(call: LinkCall): boolean {
+    const index = this.#bringing.indexOf(call);
+    if (index >= 0) this.#bringing.splice(index, 1);
+    return index >= 0;
   }
 }

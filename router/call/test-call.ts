@@ -3,7 +3,7 @@ import { expect } from "vitest";
 import { SnapshotSchema } from "#gen/helixmesh/discovery/v1/discovery_pb.ts";
 import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
 import { GenerateResponseSchema } from "#gen/helixmesh/inference/v1/inference_pb.ts";
-import { type CallEnd, CallEndSchema, Method } from "#gen/helixmesh/link/v1/link_pb.ts";
+import { type CallEnd, CallEndSchema, Method, ReplicaInfoSchema } from "#gen/helixmesh/link/v1/link_pb.ts";
 import { EngineCapabilitiesSchema, ReplicaLoadSchema, ReplicaState } from "#gen/helixmesh/type/v1/type_pb.ts";
 import { ManualClock } from "#kernel/clock.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
@@ -18,7 +18,9 @@ import { Fleet } from "../routing/fleet.ts";
 import { PrefixIndex } from "../routing/prefix-index.ts";
 import { Routes } from "../routing/routes.ts";
 import { routingMetrics } from "../routing/routing-metrics.ts";
-import type { LinkCallEvents, LinkResume, LinkStart } from "../link/link.ts";
+import type { LinkResume, LinkStart } from "../link/call-queue.ts";
+import { LinkCall, type LinkCallEvents } from "../link/link-call.ts";
+import { LinkReplica } from "../link/link-replica.ts";
 import { Call } from "./call.ts";
 import { callMetrics } from "./call-metrics.ts";
 import type { CallLinks, CallSettings } from "./call-parts.ts";
@@ -30,10 +32,16 @@ import type { ResponseSink } from "./sink.ts";
 import { WaitNotices } from "./wait-notices.ts";
 
 /** What went out over a link. */
-interface Dispatched {
-  readonly events: LinkCallEvents;
+class Dispatched {
+  readonly call: LinkCall;
   readonly clock: ManualClock;
-  cancelled: boolean;
+  cancelled = false;
+
+  constructor(replicaId: string, events: LinkCallEvents, clock: ManualClock) {
+    const replica = new LinkReplica(create(ReplicaInfoSchema, { replicaId }));
+    this.call = new LinkCall(1, replica, events, { cancel: () => void (this.cancelled = true) });
+    this.clock = clock;
+  }
 }
 
 /** Links under the test's control, in the place of the pool. */
@@ -94,16 +102,16 @@ class ScriptedLinks implements CallLinks {
   start(_nodeId: string, start: LinkStart, events: LinkCallEvents) {
     // Copied, as a real link does.
     const relayed = start.relayed.map((response) => new Uint8Array(response));
-    const entry = { start: { ...start, relayed }, events, clock: this.#clock, cancelled: false };
-    this.starts.push(entry);
-    return { cancel: () => void (entry.cancelled = true) };
+    const dispatched = new Dispatched(start.replicaId, events, this.#clock);
+    this.starts.push(Object.assign(dispatched, { start: { ...start, relayed } }));
+    return dispatched.call;
   }
 
   resume(_nodeId: string, resume: LinkResume, events: LinkCallEvents) {
     if (!this.reachable) return undefined;
-    const entry = { resume, events, clock: this.#clock, cancelled: false };
-    this.resumes.push(entry);
-    return { cancel: () => void (entry.cancelled = true) };
+    const dispatched = new Dispatched(resume.replicaId, events, this.#clock);
+    this.resumes.push(Object.assign(dispatched, { resume }));
+    return dispatched.call;
   }
 
   onChange(listener: () => void) {
@@ -273,16 +281,16 @@ export function begin(options: Options = {}) {
 
 /** One step's news of a call, lent. */
 export function send(
-  { events, clock }: Pick<Dispatched, "events" | "clock">,
+  { call, clock }: Pick<Dispatched, "call" | "clock">,
   responses: readonly Uint8Array[],
   tokens: number,
 ): void {
   for (const response of responses) {
     const lent = Buffer.concat([Buffer.from([0]), response]);
-    events.onResponse(lent, 1, lent.length);
+    call.onResponse(lent, 1, lent.length);
     lent.fill(0xff);
   }
-  if (tokens > 0) events.onTokens(tokens, clock.monotonicMs());
+  if (tokens > 0) call.onTokens(tokens, clock.monotonicMs());
 }
 
 function never(): never {

@@ -14,7 +14,8 @@ import { ManualClock } from "#kernel/clock.ts";
 import { silentLogger } from "#kernel/log.ts";
 import { Metrics } from "#kernel/metrics.ts";
 import { seededRandom } from "#kernel/random.ts";
-import { Link, type LinkStart } from "./link.ts";
+import type { LinkStart } from "./call-queue.ts";
+import { Link } from "./link.ts";
 import { linkMetrics } from "./link-metrics.ts";
 import type { LinkEvents, LinkTransport } from "./transport.ts";
 
@@ -102,10 +103,9 @@ function never(): never {
 }
 
 function startCall(link: Link) {
-  const heard = { responses: 0, tokens: 0, ends: new Array<CallEnd>() };
+  const heard = { responses: 0, ends: new Array<CallEnd>() };
   const call = link.start(start, {
     onResponse: () => void (heard.responses += 1),
-    onTokens: (count) => void (heard.tokens += count),
     onEnd: (end) => void heard.ends.push(end),
   });
   return { call, heard };
@@ -188,8 +188,11 @@ describe("a link", () => {
         ],
       },
     });
-    expect(first.heard).toMatchObject({ responses: 1, tokens: 1, ends: [] });
-    expect(second.heard).toMatchObject({ responses: 2, tokens: 2, ends: [{ reason: Reason.UNSPECIFIED }] });
+    expect(first).toMatchObject({ heard: { responses: 1, ends: [] }, call: { tokens: 1 } });
+    expect(second).toMatchObject({
+      heard: { responses: 2, ends: [{ reason: Reason.UNSPECIFIED }] },
+      call: { tokens: 2 },
+    });
     expect(link.replica("r1")?.inFlight).toBe(1);
   });
 
@@ -267,8 +270,7 @@ describe("a link", () => {
     greet();
     last().full = true;
     const request = new Uint8Array(400_000);
-    for (let count = 0; count < 5; count++)
-      link.start({ ...start, request }, { onResponse() {}, onTokens() {}, onEnd() {} });
+    for (let count = 0; count < 5; count++) link.start({ ...start, request }, { onResponse() {}, onEnd() {} });
     startCall(link).call?.cancel();
     await turn();
     expect(last().sent).toHaveLength(1);
@@ -310,7 +312,6 @@ describe("a link", () => {
     const heard: unknown[] = [];
     const events = {
       onResponse: (bytes: Uint8Array, from: number, to: number) => void heard.push([...bytes.subarray(from, to)]),
-      onTokens: (count: number) => void heard.push(count),
       onEnd: ({ reason }: CallEnd) => void heard.push({ reason }),
     };
     expect(link.resume(resume, events)).toBeUndefined();
@@ -323,14 +324,16 @@ describe("a link", () => {
     ]);
     startCall(link);
     expect(link.resume({ ...resume, replicaId: "unknown" }, events)).toBeUndefined();
-    link.resume(resume, events)?.cancel();
+    const call = link.resume(resume, events);
+    call?.cancel();
     await turn();
     const { replicaId: _, ...sent } = resume;
     const calls = { starts: [{ number: 1 }], resumes: [{ number: 2, ...sent }], cancels: [2] };
     expect(last().sent.at(-1)?.frame).toMatchObject({ case: "calls", value: calls });
     const delta = { number: 2, responses: [Uint8Array.of(7)], completionTokens: 3, end: { reason: Reason.CANCELLED } };
     receive({ case: "step", value: { deltas: [delta] } });
-    expect(heard).toEqual([[7], 3, { reason: Reason.CANCELLED }]);
+    expect(heard).toEqual([[7], { reason: Reason.CANCELLED }]);
+    expect(call?.tokens).toBe(3);
   });
 
   test("ignores what an old stream still says", () => {

@@ -2,7 +2,6 @@ import { create, toBinary } from "@bufbuild/protobuf";
 import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
 import {
   type AgentHello,
-  type CallEnd,
   CallEndSchema,
   ConnectRequestSchema,
   type HeldCall,
@@ -18,13 +17,12 @@ import { NumberMap } from "#kernel/number-map.ts";
 import { atTurnEnd } from "#kernel/wire/index.ts";
 import type { ReplicaView } from "../routing/replica-view.ts";
 import { CallQueue, type LinkResume, type LinkStart } from "./call-queue.ts";
+import { LinkCall, type LinkCallEvents } from "./link-call.ts";
 import type { LinkMetrics } from "./link-metrics.ts";
 import { LinkReplica } from "./link-replica.ts";
-import { type DeltaSink, ResponseReader, type ResponseSink } from "./response-reader.ts";
+import { ResponseReader, type ResponseSink } from "./response-reader.ts";
 import { Silence } from "./silence.ts";
 import type { LinkStream, LinkTarget, LinkTransport } from "./transport.ts";
-
-export type { LinkResume, LinkStart } from "./call-queue.ts";
 
 /** The version of link.v1 that this router speaks. */
 const protocolVersion = 1;
@@ -53,29 +51,6 @@ export interface LinkOptions {
   readonly onForget: () => void;
 }
 
-/** What a call hears of its place on the link. */
-export interface LinkCallEvents {
-  /** One encoded response, in order. The bytes are lent for the call: copy what must last. */
-  onResponse(bytes: Uint8Array, start: number, end: number): void;
-  /**
-   * After the responses of one step: how many tokens were generated for them, at least one, and when the step came on
-   * the monotonic clock, milliseconds.
-   */
-  onTokens(count: number, nowMs: number): void;
-  /** Last, once. A lost link ends its calls with NODE_LOST. */
-  onEnd(end: CallEnd): void;
-}
-
-export interface LinkCall {
-  /** Stops the call; its end still comes. Harmless after it. */
-  cancel(): void;
-}
-
-interface ActiveCall {
-  readonly replica: LinkReplica;
-  readonly events: LinkCallEvents;
-}
-
 type LinkState =
   | { readonly kind: "greeting"; readonly stream: LinkStream; readonly timer: Timer }
   /** `retiring`: no new calls, because the agent drains or the node left the snapshot. */
@@ -89,7 +64,7 @@ export class Link {
   readonly #reader = new ResponseReader(this.#sink());
   readonly #queue = new CallQueue();
   readonly #replicas = new Map<string, LinkReplica>();
-  readonly #calls = new NumberMap<ActiveCall>();
+  readonly #calls = new NumberMap<LinkCall>();
   #state: LinkState = { kind: "closed" };
   #retired = false;
   #nextNumber = 1;
@@ -155,16 +130,18 @@ export class Link {
 
   #run(number: number, replica: LinkReplica, silence: Silence, events: LinkCallEvents): LinkCall {
     replica.inFlight += 1;
-    this.#calls.set(number, { replica, events });
+    const call = new LinkCall(number, replica, events, this);
+    this.#calls.set(number, call);
     this.#flushSoon();
     silence.tighten();
-    return {
-      cancel: () => {
-        if (!this.#calls.has(number)) return;
-        this.#queue.cancel(number);
-        this.#flushSoon();
-      },
-    };
+    return call;
+  }
+
+  /** Stops a call; harmless for one that is over. */
+  cancel(number: number): void {
+    if (!this.#calls.has(number)) return;
+    this.#queue.cancel(number);
+    this.#flushSoon();
   }
 
   /** Takes no new calls, and closes when the last one ended. */
@@ -264,13 +241,13 @@ export class Link {
       },
       onHeld: (news) => this.#options.onHeld(news),
       // Unknown numbers are calls of a stream before this one; they cannot come, and must not harm.
-      call: (number): DeltaSink | undefined => this.#calls.get(number)?.events,
+      call: (number) => this.#calls.get(number),
       onCallEnd: (number, end) => {
         const call = this.#calls.get(number);
         if (!call) return;
         this.#calls.delete(number);
         call.replica.inFlight -= 1;
-        call.events.onEnd(end);
+        call.onEnd(end);
       },
       onStepEnd: (deltas) => {
         this.#options.metrics.step(deltas);
@@ -370,7 +347,7 @@ export class Link {
     this.#queue.clear();
     const lost = this.#calls.values();
     this.#calls.clear();
-    for (const call of lost) call.events.onEnd(create(CallEndSchema, { reason: Reason.NODE_LOST, message }));
+    for (const call of lost) call.onEnd(create(CallEndSchema, { reason: Reason.NODE_LOST, message }));
   }
 
   /** While the agent does not read, starts wait here, where a lost link ends them. */

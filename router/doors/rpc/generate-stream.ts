@@ -63,12 +63,14 @@ const defaultBodyTimeoutMs = 60_000;
 
 /** One call: its request until that is whole, then its answer. */
 class GenerateStream implements StreamListener, ResponseSink {
-  readonly wait: ((waiting: Waiting) => void) | undefined;
+  // What every write needs comes first, so that it lies together.
   readonly #stream: WireStream;
-  readonly #parts: Parts;
-  readonly #callId: string;
   /** Responses that the client has: this is the rest of a call whose router died. */
   #had = 0;
+  #opened = false;
+  readonly wait: ((waiting: Waiting) => void) | undefined;
+  readonly #parts: Parts;
+  readonly #callId: string;
   #resumes = false;
   readonly #traceparent: string | undefined;
   readonly #routing: RoutingHints;
@@ -82,7 +84,6 @@ class GenerateStream implements StreamListener, ResponseSink {
   #call: RunningCall | undefined;
   /** While the rest of a request that is refused is read and forgotten. */
   #rest: RequestRest | undefined;
-  #opened = false;
   /** Answered, or gone: what still comes of the request is of no use. */
   #over = false;
 
