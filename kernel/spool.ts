@@ -4,8 +4,8 @@ import { join } from "node:path";
 import { systemClock } from "#kernel/clock.ts";
 import { invariant } from "#kernel/invariant.ts";
 import type { Logger } from "#kernel/log.ts";
-import { readRecords } from "#kernel/spool-reader.ts";
-import { type SpoolCursor, readCursor, syncDirectory, writeCursor } from "#kernel/spool-cursor.ts";
+import { type Range, readRecords } from "#kernel/spool-reader.ts";
+import { CursorFile, type SpoolCursor, syncDirectory } from "#kernel/spool-cursor.ts";
 import { encodeFrame, frameHeaderBytes, scanFrames, segmentName, segmentNumber } from "#kernel/spool-segment.ts";
 import { takeLockFile } from "#kernel/lock-file.ts";
 import { makeFolder } from "#kernel/make-folder.ts";
@@ -45,9 +45,9 @@ export interface Spool {
  * What comes within this time shares a write and an fsync, which cost more than all else that is done for a record. A
  * process that is killed loses what it gathered, no more; the other end of the call has a report of its own.
  */
-const gatherMs = 25;
+const gatherMs = 50;
 /** A write is on the disk when it ends (open(2), O_DSYNC): one trip to the disk's thread instead of two with an fdatasync. */
-const newSegment = constants.O_WRONLY | constants.O_APPEND | constants.O_CREAT | constants.O_EXCL | constants.O_DSYNC;
+const newSegment = constants.O_RDWR | constants.O_APPEND | constants.O_CREAT | constants.O_EXCL | constants.O_DSYNC;
 const leastPendingBytes = 16_384;
 /** Kept between writes; larger memory goes back after one. */
 const keptPendingBytes = 1_048_576;
@@ -69,25 +69,25 @@ export async function openSpool(options: SpoolOptions): Promise<Spool> {
       `Process ${lock.pid} already uses the spool in ${dir}. Stop it, or give this one another state folder (--state-dir).`,
     );
   }
-  const spool = new DiskSpool(options, lock.release);
   try {
+    const spool = new DiskSpool(options, await CursorFile.read(dir, options.logger), lock.release);
     await spool.recover();
+    return spool;
   } catch (error) {
     await lock.release();
     throw error;
   }
-  return spool;
 }
 
 class DiskSpool implements Spool {
   readonly #options: SpoolOptions;
+  readonly #cursor: CursorFile;
   readonly #release: () => Promise<void>;
   readonly #listeners: ((dropped: Uint8Array) => void)[] = [];
   /** Oldest first; the last is the one written to, as long as `#file` is open. */
   #segments: Segment[] = [];
   #nextNumber = 1;
   #file: FileHandle | undefined;
-  #cursor: SpoolCursor = { segment: 0, offset: 0 };
   /** Frames that are not on the disk, one behind the other in memory that is used again. */
   #pending = Buffer.alloc(0);
   #pendingBytes = 0;
@@ -100,24 +100,25 @@ class DiskSpool implements Spool {
   #closed = false;
 
   /** `release` gives the folder back, once nothing more is written. */
-  constructor(options: SpoolOptions, release: () => Promise<void>) {
+  constructor(options: SpoolOptions, cursor: CursorFile, release: () => Promise<void>) {
     this.#options = options;
+    this.#cursor = cursor;
     this.#release = release;
   }
 
   async recover(): Promise<void> {
     const { dir, logger } = this.#options;
-    this.#cursor = await readCursor(dir, logger);
+    const cursor = this.#cursor.at;
     const numbers = (await readdir(dir)).map(segmentNumber).filter((number) => number !== undefined);
     for (const number of numbers.sort((a, b) => a - b)) {
       this.#nextNumber = Math.max(this.#nextNumber, number + 1);
       const path = join(dir, segmentName(number));
-      if (number < this.#cursor.segment) {
+      if (number < cursor.segment) {
         await unlink(path);
         continue;
       }
       const bytes = await readFile(path);
-      const start = number === this.#cursor.segment ? this.#cursor.offset : 0;
+      const start = number === cursor.segment ? cursor.offset : 0;
       const { count, end } = scanFrames(bytes, Math.min(start, bytes.length));
       if (end < bytes.length) {
         logger.warn("spool: cut a torn tail", { segment: path, keptBytes: end, cutBytes: bytes.length - end });
@@ -128,8 +129,8 @@ class DiskSpool implements Spool {
       this.#bytes += end - Math.min(start, end);
     }
     // A new process writes a new segment, so that a recovered one is never touched again.
-    this.#nextNumber = Math.max(this.#nextNumber, this.#cursor.segment + 1);
-    await this.#forgetBefore(this.#cursor);
+    this.#nextNumber = Math.max(this.#nextNumber, cursor.segment + 1);
+    await this.#forgetBefore(cursor);
   }
 
   append(record: Uint8Array): void {
@@ -165,17 +166,15 @@ class DiskSpool implements Spool {
     return this.#inTurn(async () => {
       await this.#writePending();
       const records: Uint8Array[] = [];
-      let end = this.#cursor;
+      const start = this.#cursor.at;
+      let end = start;
       for (const segment of this.#segments) {
         if (segment.number < end.segment) continue;
         if (records.length >= max) break;
-        const start = segment.number === end.segment ? end.offset : 0;
-        const range = { start, end: segment.bytes };
-        const offset = await readRecords(this.#path(segment.number), range, max - records.length, records);
-        end = { segment: segment.number, offset };
+        const range = { start: segment.number === end.segment ? end.offset : 0, end: segment.bytes };
+        end = { segment: segment.number, offset: await this.#read(segment, range, max - records.length, records) };
       }
       const { length } = records;
-      const start = this.#cursor;
       return { records, commit: () => this.#inTurn(() => this.#commit(start, end, length)) };
     });
   }
@@ -197,6 +196,7 @@ class DiskSpool implements Spool {
       } finally {
         await this.#file?.close();
         this.#file = undefined;
+        await this.#cursor.close();
         await this.#release();
       }
     });
@@ -256,17 +256,27 @@ class DiskSpool implements Spool {
     if (this.#pendingBytes === 0 && this.#pending.length > keptPendingBytes) this.#pending = Buffer.alloc(0);
   }
 
+  /** As readRecords; through the open file where it is the one being written. */
+  async #read(segment: Segment, range: Range, max: number, into: Uint8Array[]): Promise<number> {
+    if (this.#file && segment === this.#segments.at(-1)) return readRecords(this.#file, range, max, into);
+    const file = await open(this.#path(segment.number), "r");
+    try {
+      return await readRecords(file, range, max, into);
+    } finally {
+      await file.close();
+    }
+  }
+
   async #commit(start: SpoolCursor, end: SpoolCursor, records: number): Promise<void> {
-    if (start.segment !== this.#cursor.segment || start.offset !== this.#cursor.offset) return; // Committed before.
+    const { segment, offset } = this.#cursor.at;
+    if (start.segment !== segment || start.offset !== offset) return; // Committed before.
     if (records === 0) return;
     let bytes = 0;
-    for (const segment of this.#segments) {
-      if (segment.number > end.segment) break;
-      const from = segment.number === start.segment ? start.offset : 0;
-      bytes += (segment.number === end.segment ? end.offset : segment.bytes) - from;
+    for (const { number, bytes: length } of this.#segments) {
+      if (number > end.segment) break;
+      bytes += (number === end.segment ? end.offset : length) - (number === start.segment ? start.offset : 0);
     }
-    await writeCursor(this.#options.dir, end);
-    this.#cursor = end;
+    await this.#cursor.move(end);
     this.#records -= records;
     this.#bytes -= bytes;
     await this.#forgetBefore(end);

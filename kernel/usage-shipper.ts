@@ -19,7 +19,7 @@ export interface UsageShipperOptions {
   readonly random: Random;
   readonly logger: Logger;
   readonly metrics: Metrics;
-  /** How long a record may wait for others before it is shipped. Default 250. */
+  /** How long a record may wait for others before it is shipped. Default 500. */
   readonly lingerMs?: number;
 }
 
@@ -36,7 +36,7 @@ const largestBatch = 1_000;
 
 /** Sends usage records at least once and in order: one batch in flight, forgotten only after its answer. */
 export function startUsageShipper(options: UsageShipperOptions): UsageShipper {
-  const { spool, clock, random, logger, metrics, lingerMs = 250 } = options;
+  const { spool, clock, random, logger, metrics, lingerMs = 500 } = options;
   const shipped = metrics.counter("usage_records_shipped_total", "Usage records that the ledger acknowledged.");
   const failed = metrics.counter("usage_ship_failures_total", "Batches of usage records that were refused.");
   const dropped = metrics.counter("usage_records_dropped_total", "Usage records lost because the spool was full.");
