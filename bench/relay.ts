@@ -102,8 +102,8 @@ export async function runRelayBench(flags: readonly string[]): Promise<void> {
     "routes, counts and writes usage records, and its engines speak link batches; nginx (one worker) and HAProxy (one " +
     "thread, http-reuse always, a server an engine) relay gRPC or HTTP/1.1 to the same engines. Engines tick out of " +
     "phase. CPU from /proc, medians of " +
-    `${mode.repeats} interleaved repeats of ${mode.measureMs} ms after a warm-up (of ${mode.compileMs / 1_000} s for the ` +
-    "router in each case, whose code is compiled as it runs). Every token of every call is checked.";
+    `${mode.repeats} interleaved repeats of ${mode.measureMs} ms after a warm-up (for the router, whose code is compiled as ` +
+    `it runs, ${mode.compileMs / 1_000} s of each case at 1 ms a step). Every token of every call is checked.`;
   console.log(`${question}\n${setup}`);
   pinThisProcess();
   const backends = await Backends.start(Math.max(...mode.agents), otherCores);
@@ -145,12 +145,13 @@ class RelayBed {
     await this.#with(agents, async (contestants) => {
       for (const one of wanted) {
         const { shape, per, goal } = one;
-        await this.#backends.configure({ ...idleEngine, stepMs: shape.stepMs });
+        const beat = (stepMs: number): Promise<void> => this.#backends.configure({ ...idleEngine, stepMs });
+        await beat(shape.stepMs);
         // An answer's time, so that as many calls begin and end as in the long run.
         const pace: Pace = { repeats, warmUpMs: shape.stepMs === 0 ? 300 : 700, measureMs };
         for (const contestant of contestants) {
-          const warmUpMs = contestant.name === ourName ? compileMs : firstWork.warmUpMs;
-          await this.#arena.run(contestant, shape, { ...firstWork, warmUpMs });
+          if (contestant.name === ourName) await this.#arena.compile(contestant, shape, beat, compileMs);
+          await this.#arena.run(contestant, shape, firstWork);
         }
         const label = labelOf(one);
         const outcomes = await this.#arena.compare(label, contestants, shape, pace);
@@ -170,7 +171,10 @@ class RelayBed {
       if (router === undefined) return;
       const direct = this.#direct();
       const many: Shape = { ...stream, connections: 16, streams: 64 };
-      const { calls, seconds } = await this.#arena.run(router, many, { warmUpMs: compileMs, measureMs: 1_500 });
+      const beat = (stepMs: number): Promise<void> =>
+        this.#backends.configure({ ...idleEngine, stepMs, firstAtOnce: true });
+      await this.#arena.compile(router, sixteen, beat, compileMs);
+      const { calls, seconds } = await this.#arena.run(router, many, { warmUpMs: 2_000, measureMs: 1_500 });
       console.log(`  closed loop, ${ourName}: ${(calls / seconds).toFixed(0)} calls/s`);
       for (const [words, share] of [["half load", 0.5] as const, ["90 % load", 0.9] as const]) {
         const arrivalsPerS = (calls / seconds) * share;
