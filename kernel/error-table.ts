@@ -43,6 +43,7 @@ export const errorTable: { readonly [R in SentReason]: ErrorRow } = {
   [Reason.CONTROL_PLANE_UNAVAILABLE]: row(Code.Unavailable, 503, "server_error", "control_plane_unavailable", true),
   [Reason.ENGINE_STALLED]: row(Code.Unavailable, 503, "server_error", "engine_stalled", true),
   [Reason.CANNOT_CONTINUE]: row(Code.Unavailable, 503, "server_error", "cannot_continue", true),
+  [Reason.RESUMED_ELSEWHERE]: row(Code.Aborted, 409, invalid, "resumed_elsewhere", false),
   [Reason.INTERNAL]: row(Code.Internal, 500, "server_error", "internal_error", false),
 };
 

@@ -1272,11 +1272,13 @@ export const InferenceService: GenService<{
    * message: Finished, once, with the usage. A stream that ends without Finished ended with an error status whose
    * ErrorDetail says why. Cancelling the call stops the generation within one decode step.
    *
-   * A stream that broke without a status, because its router died, can be resumed at any other router for some seconds:
-   * call again with the same request and key, with the metadata "x-helixmesh-resume: CALL_ID" (x-request-id of the
-   * response headers) and "x-helixmesh-resume-after: N", N being the number of responses that came (default 0). The
-   * stream goes on right behind them and is billed once. NOT_FOUND means that nobody holds the call (it is unknown, its
-   * time is over, or its router lives): call anew, without the metadata. INVALID_ARGUMENT means another request.
+   * A stream that broke without a status, because its router died or its connection did, can be resumed at any router
+   * while it runs, and for some seconds behind the death of its router: call again with the same request and key, with
+   * the metadata "x-helixmesh-resume: CALL_ID" (x-request-id of the response headers) and "x-helixmesh-resume-after: N",
+   * N being the number of responses that came (default 0). The stream goes on right behind them and is billed once; what
+   * still is of the first one ends with ABORTED (REASON_RESUMED_ELSEWHERE). NOT_FOUND means that nobody has the call (it
+   * is unknown, over, cancelled because its router saw the client go, or its time is over): call anew, without the
+   * metadata. INVALID_ARGUMENT means another request.
    *
    * With the metadata "x-helixmesh-progress: true" a call that has to wait for a replica says so, within a quarter of a
    * second and then at most once a second: Waiting, any number, before Started, or later while a call whose replica was

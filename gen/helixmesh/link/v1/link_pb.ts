@@ -16,7 +16,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file helixmesh/link/v1/link.proto.
  */
 export const file_helixmesh_link_v1_link: GenFile = /*@__PURE__*/
-  fileDesc("ChxoZWxpeG1lc2gvbGluay92MS9saW5rLnByb3RvEhFoZWxpeG1lc2gubGluay52MSJ5Cg5Db25uZWN0UmVxdWVzdBIvCgVoZWxsbxgBIAEoCzIeLmhlbGl4bWVzaC5saW5rLnYxLlJvdXRlckhlbGxvSAASLQoFY2FsbHMYAiABKAsyHC5oZWxpeG1lc2gubGluay52MS5DYWxsQmF0Y2hIAEIHCgVmcmFtZSKpAQoPQ29ubmVjdFJlc3BvbnNlEi4KBWhlbGxvGAEgASgLMh0uaGVsaXhtZXNoLmxpbmsudjEuQWdlbnRIZWxsb0gAEiwKBHN0ZXAYAiABKAsyHC5oZWxpeG1lc2gubGluay52MS5TdGVwQmF0Y2hIABIvCgVkcmFpbhgDIAEoCzIeLmhlbGl4bWVzaC5saW5rLnYxLkRyYWluTm90aWNlSABCBwoFZnJhbWUiRwoLUm91dGVySGVsbG8SEAoIdmVyc2lvbnMYASADKA0SEQoJcm91dGVyX2lkGAIgASgJEhMKC2luc3RhbmNlX2lkGAMgASgJIswBCgpBZ2VudEhlbGxvEg8KB3ZlcnNpb24YASABKA0SDwoHbm9kZV9pZBgCIAEoCRIdChVoZWFydGJlYXRfaW50ZXJ2YWxfbXMYAyABKA0SMAoIcmVwbGljYXMYBCADKAsyHi5oZWxpeG1lc2gubGluay52MS5SZXBsaWNhSW5mbxIaChJwcmVmaXhfYmxvY2tfYnl0ZXMYBSABKA0SLwoKaGVsZF9jYWxscxgGIAMoCzIbLmhlbGl4bWVzaC5saW5rLnYxLkhlbGRDYWxsIrIBCgtSZXBsaWNhSW5mbxISCgpyZXBsaWNhX2lkGAEgASgJEi4KBXN0YXRlGAIgASgOMh8uaGVsaXhtZXNoLnR5cGUudjEuUmVwbGljYVN0YXRlEjsKDGNhcGFiaWxpdGllcxgDIAEoCzIlLmhlbGl4bWVzaC50eXBlLnYxLkVuZ2luZUNhcGFiaWxpdGllcxIVCghwcm9ncmVzcxgEIAEoAkgAiAEBQgsKCV9wcm9ncmVzcyKTAQoJQ2FsbEJhdGNoEiwKBnN0YXJ0cxgBIAMoCzIcLmhlbGl4bWVzaC5saW5rLnYxLlN0YXJ0Q2FsbBIPCgdjYW5jZWxzGAIgAygNEhcKD3Jlc2VuZF9wcmVmaXhlcxgDIAMoCRIuCgdyZXN1bWVzGAQgAygLMh0uaGVsaXhtZXNoLmxpbmsudjEuUmVzdW1lQ2FsbCKRAgoJU3RhcnRDYWxsEg4KBm51bWJlchgBIAEoDRIPCgdjYWxsX2lkGAIgASgJEhIKCnJlcGxpY2FfaWQYAyABKAkSKQoGbWV0aG9kGAQgASgOMhkuaGVsaXhtZXNoLmxpbmsudjEuTWV0aG9kEg8KB3JlcXVlc3QYBSABKAwSEgoKdGltZW91dF9tcxgGIAEoBBITCgt0cmFjZXBhcmVudBgHIAEoCRINCgVtb2RlbBgIIAEoCRISCgpkZXBsb3ltZW50GAkgASgJEg8KB3JlbGF5ZWQYCiADKAwSDgoGa2V5X2lkGAsgASgJEhUKDXN0YXJ0ZWRfYXRfbXMYDCABKAQSDwoHYXR0ZW1wdBgNIAEoDSKcAQoISGVsZENhbGwSDwoHY2FsbF9pZBgBIAEoCRIOCgZrZXlfaWQYAiABKAkSEgoKcmVwbGljYV9pZBgDIAEoCRINCgVtb2RlbBgEIAEoCRISCgpkZXBsb3ltZW50GAUgASgJEhUKDXN0YXJ0ZWRfYXRfbXMYBiABKAQSDwoHYXR0ZW1wdBgHIAEoDRIQCghyZWxlYXNlZBgIIAEoCCJVCgpSZXN1bWVDYWxsEg4KBm51bWJlchgBIAEoDRIPCgdjYWxsX2lkGAIgASgJEg4KBmtleV9pZBgDIAEoCRIWCg5yZXF1ZXN0X3NoYTI1NhgEIAEoDCL+AQoJU3RlcEJhdGNoEiwKBmRlbHRhcxgBIAMoCzIcLmhlbGl4bWVzaC5saW5rLnYxLkNhbGxEZWx0YRItCgVsb2FkcxgCIAMoCzIeLmhlbGl4bWVzaC50eXBlLnYxLlJlcGxpY2FMb2FkEjAKCHJlcGxpY2FzGAMgAygLMh4uaGVsaXhtZXNoLmxpbmsudjEuUmVwbGljYUluZm8SMQoIcHJlZml4ZXMYBCADKAsyHy5oZWxpeG1lc2gubGluay52MS5QcmVmaXhEaWdlc3QSLwoKaGVsZF9jYWxscxgFIAMoCzIbLmhlbGl4bWVzaC5saW5rLnYxLkhlbGRDYWxsImYKDFByZWZpeERpZ2VzdBISCgpyZXBsaWNhX2lkGAEgASgJEhAKCHNlcXVlbmNlGAIgASgEEhAKCHNuYXBzaG90GAMgASgIEg0KBWFkZGVkGAQgAygHEg8KB3JlbW92ZWQYBSADKAcicgoJQ2FsbERlbHRhEg4KBm51bWJlchgBIAEoDRIRCglyZXNwb25zZXMYAiADKAwSJwoDZW5kGAMgASgLMhouaGVsaXhtZXNoLmxpbmsudjEuQ2FsbEVuZBIZChFjb21wbGV0aW9uX3Rva2VucxgEIAEoDSKNAQoHQ2FsbEVuZBIqCgZyZWFzb24YASABKA4yGi5oZWxpeG1lc2guZXJyb3IudjEuUmVhc29uEg8KB21lc3NhZ2UYAiABKAkSDQoFZmllbGQYAyABKAkSDQoFbGltaXQYBCABKAkSJwoFdXNhZ2UYBSABKAsyGC5oZWxpeG1lc2gudHlwZS52MS5Vc2FnZSIhCgtEcmFpbk5vdGljZRISCgp0aW1lb3V0X21zGAEgASgEKmAKBk1ldGhvZBIWChJNRVRIT0RfVU5TUEVDSUZJRUQQABITCg9NRVRIT0RfR0VORVJBVEUQARIQCgxNRVRIT0RfRU1CRUQQAhIXChNNRVRIT0RfQ09VTlRfVE9LRU5TEAMyYwoLTGlua1NlcnZpY2USVAoHQ29ubmVjdBIhLmhlbGl4bWVzaC5saW5rLnYxLkNvbm5lY3RSZXF1ZXN0GiIuaGVsaXhtZXNoLmxpbmsudjEuQ29ubmVjdFJlc3BvbnNlKAEwAWIGcHJvdG8z", [file_helixmesh_error_v1_error, file_helixmesh_type_v1_type]);
+  fileDesc("ChxoZWxpeG1lc2gvbGluay92MS9saW5rLnByb3RvEhFoZWxpeG1lc2gubGluay52MSJ5Cg5Db25uZWN0UmVxdWVzdBIvCgVoZWxsbxgBIAEoCzIeLmhlbGl4bWVzaC5saW5rLnYxLlJvdXRlckhlbGxvSAASLQoFY2FsbHMYAiABKAsyHC5oZWxpeG1lc2gubGluay52MS5DYWxsQmF0Y2hIAEIHCgVmcmFtZSKpAQoPQ29ubmVjdFJlc3BvbnNlEi4KBWhlbGxvGAEgASgLMh0uaGVsaXhtZXNoLmxpbmsudjEuQWdlbnRIZWxsb0gAEiwKBHN0ZXAYAiABKAsyHC5oZWxpeG1lc2gubGluay52MS5TdGVwQmF0Y2hIABIvCgVkcmFpbhgDIAEoCzIeLmhlbGl4bWVzaC5saW5rLnYxLkRyYWluTm90aWNlSABCBwoFZnJhbWUiRwoLUm91dGVySGVsbG8SEAoIdmVyc2lvbnMYASADKA0SEQoJcm91dGVyX2lkGAIgASgJEhMKC2luc3RhbmNlX2lkGAMgASgJIvABCgpBZ2VudEhlbGxvEg8KB3ZlcnNpb24YASABKA0SDwoHbm9kZV9pZBgCIAEoCRIdChVoZWFydGJlYXRfaW50ZXJ2YWxfbXMYAyABKA0SMAoIcmVwbGljYXMYBCADKAsyHi5oZWxpeG1lc2gubGluay52MS5SZXBsaWNhSW5mbxIaChJwcmVmaXhfYmxvY2tfYnl0ZXMYBSABKA0SLwoKaGVsZF9jYWxscxgGIAMoCzIbLmhlbGl4bWVzaC5saW5rLnYxLkhlbGRDYWxsEiIKGmJ1c3lfaGVhcnRiZWF0X2ludGVydmFsX21zGAcgASgNIrIBCgtSZXBsaWNhSW5mbxISCgpyZXBsaWNhX2lkGAEgASgJEi4KBXN0YXRlGAIgASgOMh8uaGVsaXhtZXNoLnR5cGUudjEuUmVwbGljYVN0YXRlEjsKDGNhcGFiaWxpdGllcxgDIAEoCzIlLmhlbGl4bWVzaC50eXBlLnYxLkVuZ2luZUNhcGFiaWxpdGllcxIVCghwcm9ncmVzcxgEIAEoAkgAiAEBQgsKCV9wcm9ncmVzcyK/AQoJQ2FsbEJhdGNoEiwKBnN0YXJ0cxgBIAMoCzIcLmhlbGl4bWVzaC5saW5rLnYxLlN0YXJ0Q2FsbBIPCgdjYW5jZWxzGAIgAygNEhcKD3Jlc2VuZF9wcmVmaXhlcxgDIAMoCRIuCgdyZXN1bWVzGAQgAygLMh0uaGVsaXhtZXNoLmxpbmsudjEuUmVzdW1lQ2FsbBIqCgVmaW5kcxgFIAMoCzIbLmhlbGl4bWVzaC5saW5rLnYxLkZpbmRDYWxsIpECCglTdGFydENhbGwSDgoGbnVtYmVyGAEgASgNEg8KB2NhbGxfaWQYAiABKAkSEgoKcmVwbGljYV9pZBgDIAEoCRIpCgZtZXRob2QYBCABKA4yGS5oZWxpeG1lc2gubGluay52MS5NZXRob2QSDwoHcmVxdWVzdBgFIAEoDBISCgp0aW1lb3V0X21zGAYgASgEEhMKC3RyYWNlcGFyZW50GAcgASgJEg0KBW1vZGVsGAggASgJEhIKCmRlcGxveW1lbnQYCSABKAkSDwoHcmVsYXllZBgKIAMoDBIOCgZrZXlfaWQYCyABKAkSFQoNc3RhcnRlZF9hdF9tcxgMIAEoBBIPCgdhdHRlbXB0GA0gASgNIisKCEZpbmRDYWxsEg8KB2NhbGxfaWQYASABKAkSDgoGa2V5X2lkGAIgASgJIq4BCghIZWxkQ2FsbBIPCgdjYWxsX2lkGAEgASgJEg4KBmtleV9pZBgCIAEoCRISCgpyZXBsaWNhX2lkGAMgASgJEg0KBW1vZGVsGAQgASgJEhIKCmRlcGxveW1lbnQYBSABKAkSFQoNc3RhcnRlZF9hdF9tcxgGIAEoBBIPCgdhdHRlbXB0GAcgASgNEhAKCHJlbGVhc2VkGAggASgIEhAKCGF0dGFjaGVkGAkgASgIIlUKClJlc3VtZUNhbGwSDgoGbnVtYmVyGAEgASgNEg8KB2NhbGxfaWQYAiABKAkSDgoGa2V5X2lkGAMgASgJEhYKDnJlcXVlc3Rfc2hhMjU2GAQgASgMIv4BCglTdGVwQmF0Y2gSLAoGZGVsdGFzGAEgAygLMhwuaGVsaXhtZXNoLmxpbmsudjEuQ2FsbERlbHRhEi0KBWxvYWRzGAIgAygLMh4uaGVsaXhtZXNoLnR5cGUudjEuUmVwbGljYUxvYWQSMAoIcmVwbGljYXMYAyADKAsyHi5oZWxpeG1lc2gubGluay52MS5SZXBsaWNhSW5mbxIxCghwcmVmaXhlcxgEIAMoCzIfLmhlbGl4bWVzaC5saW5rLnYxLlByZWZpeERpZ2VzdBIvCgpoZWxkX2NhbGxzGAUgAygLMhsuaGVsaXhtZXNoLmxpbmsudjEuSGVsZENhbGwiZgoMUHJlZml4RGlnZXN0EhIKCnJlcGxpY2FfaWQYASABKAkSEAoIc2VxdWVuY2UYAiABKAQSEAoIc25hcHNob3QYAyABKAgSDQoFYWRkZWQYBCADKAcSDwoHcmVtb3ZlZBgFIAMoByJyCglDYWxsRGVsdGESDgoGbnVtYmVyGAEgASgNEhEKCXJlc3BvbnNlcxgCIAMoDBInCgNlbmQYAyABKAsyGi5oZWxpeG1lc2gubGluay52MS5DYWxsRW5kEhkKEWNvbXBsZXRpb25fdG9rZW5zGAQgASgNIo0BCgdDYWxsRW5kEioKBnJlYXNvbhgBIAEoDjIaLmhlbGl4bWVzaC5lcnJvci52MS5SZWFzb24SDwoHbWVzc2FnZRgCIAEoCRINCgVmaWVsZBgDIAEoCRINCgVsaW1pdBgEIAEoCRInCgV1c2FnZRgFIAEoCzIYLmhlbGl4bWVzaC50eXBlLnYxLlVzYWdlIiEKC0RyYWluTm90aWNlEhIKCnRpbWVvdXRfbXMYASABKAQqYAoGTWV0aG9kEhYKEk1FVEhPRF9VTlNQRUNJRklFRBAAEhMKD01FVEhPRF9HRU5FUkFURRABEhAKDE1FVEhPRF9FTUJFRBACEhcKE01FVEhPRF9DT1VOVF9UT0tFTlMQAzJjCgtMaW5rU2VydmljZRJUCgdDb25uZWN0EiEuaGVsaXhtZXNoLmxpbmsudjEuQ29ubmVjdFJlcXVlc3QaIi5oZWxpeG1lc2gubGluay52MS5Db25uZWN0UmVzcG9uc2UoATABYgZwcm90bzM", [file_helixmesh_error_v1_error, file_helixmesh_type_v1_type]);
 
 /**
  * ConnectRequest is one message of the router.
@@ -183,6 +183,13 @@ export type AgentHello = Message<"helixmesh.link.v1.AgentHello"> & {
    * @generated from field: repeated helixmesh.link.v1.HeldCall held_calls = 6;
    */
   heldCalls: HeldCall[];
+
+  /**
+   * As heartbeat_interval_ms, while calls of this router run; 0 from an older agent, which makes no difference.
+   *
+   * @generated from field: uint32 busy_heartbeat_interval_ms = 7;
+   */
+  busyHeartbeatIntervalMs: number;
 };
 
 /**
@@ -263,11 +270,18 @@ export type CallBatch = Message<"helixmesh.link.v1.CallBatch"> & {
   resendPrefixes: string[];
 
   /**
-   * Held calls that the router takes up.
+   * Calls that the router takes up.
    *
    * @generated from field: repeated helixmesh.link.v1.ResumeCall resumes = 4;
    */
   resumes: ResumeCall[];
+
+  /**
+   * Calls that the router is to resume and of which it has no word.
+   *
+   * @generated from field: repeated helixmesh.link.v1.FindCall finds = 5;
+   */
+  finds: FindCall[];
 };
 
 /**
@@ -386,6 +400,35 @@ export const StartCallSchema: GenMessage<StartCall> = /*@__PURE__*/
   messageDesc(file_helixmesh_link_v1_link, 6);
 
 /**
+ * FindCall asks for a call that is held or has a stream, be it this one. The agent answers with a HeldCall for
+ * each that it has, to this router alone, and with nothing where it has none.
+ *
+ * @generated from message helixmesh.link.v1.FindCall
+ */
+export type FindCall = Message<"helixmesh.link.v1.FindCall"> & {
+  /**
+   * The call id of the StartCall that began it.
+   *
+   * @generated from field: string call_id = 1;
+   */
+  callId: string;
+
+  /**
+   * The key that asks; has to be that of the StartCall.
+   *
+   * @generated from field: string key_id = 2;
+   */
+  keyId: string;
+};
+
+/**
+ * Describes the message helixmesh.link.v1.FindCall.
+ * Use `create(FindCallSchema)` to create a new message.
+ */
+export const FindCallSchema: GenMessage<FindCall> = /*@__PURE__*/
+  messageDesc(file_helixmesh_link_v1_link, 7);
+
+/**
  * HeldCall says that the agent holds a call whose router is gone, or holds it no longer.
  *
  * @generated from message helixmesh.link.v1.HeldCall
@@ -446,6 +489,14 @@ export type HeldCall = Message<"helixmesh.link.v1.HeldCall"> & {
    * @generated from field: bool released = 8;
    */
   released: boolean;
+
+  /**
+   * The answer to a FindCall: the call is not held, for it has a stream. It is so at this moment, and nothing says when
+   * it is so no longer.
+   *
+   * @generated from field: bool attached = 9;
+   */
+  attached: boolean;
 };
 
 /**
@@ -453,13 +504,13 @@ export type HeldCall = Message<"helixmesh.link.v1.HeldCall"> & {
  * Use `create(HeldCallSchema)` to create a new message.
  */
 export const HeldCallSchema: GenMessage<HeldCall> = /*@__PURE__*/
-  messageDesc(file_helixmesh_link_v1_link, 7);
+  messageDesc(file_helixmesh_link_v1_link, 8);
 
 /**
- * ResumeCall takes up a call that the agent holds. Its first delta carries all responses since the beginning of the
- * call, those that an earlier replica made included, with completion_tokens for all of them; then it goes on as any
- * call of this stream. A call that is not held for this key ends with NOT_FOUND, one whose request was another with
- * INVALID_REQUEST; it is still held then.
+ * ResumeCall takes up a call that the agent holds, or that has a stream. Its first delta carries all responses since the
+ * beginning of the call, those that an earlier replica made included, with completion_tokens for all of them; then it
+ * goes on as any call of this stream. A call that is not there for this key ends with NOT_FOUND, one whose request was
+ * another with INVALID_REQUEST; nothing becomes of it then.
  *
  * @generated from message helixmesh.link.v1.ResumeCall
  */
@@ -498,7 +549,7 @@ export type ResumeCall = Message<"helixmesh.link.v1.ResumeCall"> & {
  * Use `create(ResumeCallSchema)` to create a new message.
  */
 export const ResumeCallSchema: GenMessage<ResumeCall> = /*@__PURE__*/
-  messageDesc(file_helixmesh_link_v1_link, 8);
+  messageDesc(file_helixmesh_link_v1_link, 9);
 
 /**
  * StepBatch is what one decode step brought.
@@ -547,7 +598,7 @@ export type StepBatch = Message<"helixmesh.link.v1.StepBatch"> & {
  * Use `create(StepBatchSchema)` to create a new message.
  */
 export const StepBatchSchema: GenMessage<StepBatch> = /*@__PURE__*/
-  messageDesc(file_helixmesh_link_v1_link, 9);
+  messageDesc(file_helixmesh_link_v1_link, 10);
 
 /**
  * PrefixDigest says which prompt prefixes a replica's engine holds. A prompt is written in canonical form (see
@@ -600,7 +651,7 @@ export type PrefixDigest = Message<"helixmesh.link.v1.PrefixDigest"> & {
  * Use `create(PrefixDigestSchema)` to create a new message.
  */
 export const PrefixDigestSchema: GenMessage<PrefixDigest> = /*@__PURE__*/
-  messageDesc(file_helixmesh_link_v1_link, 10);
+  messageDesc(file_helixmesh_link_v1_link, 11);
 
 /**
  * CallDelta is news of one call.
@@ -643,7 +694,7 @@ export type CallDelta = Message<"helixmesh.link.v1.CallDelta"> & {
  * Use `create(CallDeltaSchema)` to create a new message.
  */
 export const CallDeltaSchema: GenMessage<CallDelta> = /*@__PURE__*/
-  messageDesc(file_helixmesh_link_v1_link, 11);
+  messageDesc(file_helixmesh_link_v1_link, 12);
 
 /**
  * CallEnd says how a call ended.
@@ -692,7 +743,7 @@ export type CallEnd = Message<"helixmesh.link.v1.CallEnd"> & {
  * Use `create(CallEndSchema)` to create a new message.
  */
 export const CallEndSchema: GenMessage<CallEnd> = /*@__PURE__*/
-  messageDesc(file_helixmesh_link_v1_link, 12);
+  messageDesc(file_helixmesh_link_v1_link, 13);
 
 /**
  * DrainNotice says that the agent takes no new calls and ends the stream when the last one finished.
@@ -713,7 +764,7 @@ export type DrainNotice = Message<"helixmesh.link.v1.DrainNotice"> & {
  * Use `create(DrainNoticeSchema)` to create a new message.
  */
 export const DrainNoticeSchema: GenMessage<DrainNotice> = /*@__PURE__*/
-  messageDesc(file_helixmesh_link_v1_link, 13);
+  messageDesc(file_helixmesh_link_v1_link, 14);
 
 /**
  * Method says which request a StartCall carries.
@@ -780,15 +831,21 @@ export const LinkService: GenService<{
    * path: finished, refused, failed, cancelled. Order holds within a call.
    *
    * Load is full state per replica named, and stays valid until the next one for that replica. An agent with nothing
-   * to say sends an empty StepBatch every heartbeat_interval_ms; a router that hears nothing for three intervals, or
-   * for one and a half while calls run on it, treats the link as lost. When the stream ends, every call on it is lost to
-   * its router, which reconnects with jittered back-off and starts from a fresh hello.
+   * to say sends an empty StepBatch every heartbeat_interval_ms, or busy_heartbeat_interval_ms while calls run; a router
+   * that hears nothing for three intervals, or for two of the busy ones while calls run, treats the link as lost. When
+   * the stream ends, every call on it is lost to its router, which reconnects with jittered back-off and starts from a
+   * fresh hello. The router need not speak: while it has calls, the agent sends an HTTP/2 PING every
+   * heartbeat_interval_ms, and cuts the connection where one has no answer for three.
    *
    * The agent cancels the calls of a stream that its router ended or reset. Where the connection broke without a word
    * the router may have died: the agent then holds generations that say whose they are (StartCall.key_id) for a bounded
    * time, goes on generating, and tells every router (HeldCall), one of which may take a call up again (ResumeCall). A
    * router that comes back as the same process (RouterHello.instance_id) has moved or failed its calls itself: what was
    * held of it is cancelled.
+   *
+   * A client may be at another router before the agent misses the first one, or because it lost that one alone. So a
+   * router that is to resume a call of which it has no word asks (FindCall), and takes it up in the same way: the call
+   * ends on the stream that it was on with RESUMED_ELSEWHERE, and whoever took it up accounts for all of it.
    *
    * @generated from rpc helixmesh.link.v1.LinkService.Connect
    */
