@@ -85,6 +85,22 @@ const headersFrame = (id: number, fields: HeaderFields, flags: number = Flag.END
   rawFrame(FrameType.HEADERS, flags, id, headerBytes(fields));
 const ended = Flag.END_HEADERS | Flag.END_STREAM;
 
+test("whoever asks for a sign of life hears each answer once, and may give up a peer that says nothing", async () => {
+  const { connection, peer, closed } = await meet();
+  const seen = get(connection);
+  const heard: string[] = [];
+  seen.stream?.ping(() => void heard.push("first"));
+  seen.stream?.ping(() => void heard.push("second"));
+  const asked = () => peer.frames.filter(({ type, flags }) => type === FrameType.PING && flags === 0);
+  await peer.waitFor(() => asked().length === 2);
+  // An answer that nobody asked for is nobody's.
+  for (const { payload } of [...asked(), ...asked()]) peer.send(rawFrame(FrameType.PING, Flag.ACK, 0, payload));
+  await expect.poll(() => heard).toEqual(["first", "second"]);
+  seen.stream?.cutConnection("it is gone");
+  expect(await seen.end).toMatchObject({ kind: "lost", reason: "it is gone" });
+  expect(await closed).toMatchObject({ code: ErrorCode.CONNECT_ERROR });
+});
+
 describe("a client", () => {
   test("passes over interim responses", async () => {
     const { connection, peer } = await meet();

@@ -33,6 +33,8 @@ export interface ConnectionEnd {
 
 /** Payload of the PING whose answer says that the peer saw the first GOAWAY of a drain. */
 const drainPing = Buffer.from("hm-drain", "latin1");
+/** Of PINGs whose answers somebody waits for; they come in the order of the questions. */
+const probePing = Buffer.from("hm-probe", "latin1");
 const keepAlivePing = Buffer.from("hm-alive", "latin1");
 /** For that answer. */
 const drainPingTimeoutMs = 1_000;
@@ -68,6 +70,7 @@ export abstract class Connection implements FrameSink, StreamHost, Sweepable {
   #receivedMs: number;
   #pingSentMs: number | undefined;
   #idleSinceMs: number;
+  readonly #probes: (() => void)[] = [];
 
   constructor(wire: Wire, socket: Socket, onClose: (end: ConnectionEnd) => void) {
     const { limits } = wire;
@@ -315,8 +318,15 @@ export abstract class Connection implements FrameSink, StreamHost, Sweepable {
 
   #onPing(flags: number, bytes: Buffer, start: number): void {
     if (!(flags & Flag.ACK)) return this.writer.ping(bytes.subarray(start, start + 8), Flag.ACK);
+    if (bytes.compare(probePing, 0, 8, start, start + 8) === 0) return this.#probes.shift()?.();
     if (this.#phase.kind !== "draining" || bytes.compare(drainPing, 0, 8, start, start + 8) !== 0) return;
     this.#finishDrain();
+  }
+
+  ping(onAnswer: () => void): void {
+    if (this.stopped) return;
+    this.#probes.push(onAnswer);
+    this.writer.ping(probePing, 0);
   }
 
   protected onGoaway(_lastStreamId: number, _code: number): void {}

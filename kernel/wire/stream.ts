@@ -27,6 +27,10 @@ export interface WireStream {
   reset(code: number): void;
   /** Gives the peer its window back for bytes that `onData` brought and that nobody holds any more. */
   consumed(bytes: number): void;
+  /** Asks the peer for a sign of life (RFC 9113, 6.7); it has read all that was written before, once it answers. */
+  ping(onAnswer: () => void): void;
+  /** For a peer that is gone: ends the whole connection at once, and `onClose` is told that it was lost. */
+  cutConnection(reason: string): void;
   readonly waitingBytes: number;
   /** Nothing waits: the next message goes straight to the socket's buffer, windows permitting. */
   readonly writable: boolean;
@@ -72,6 +76,8 @@ export interface StreamHost {
   /** DATA or HEADERS were framed. */
   sent(stream: Stream): void;
   consumed(bytes: number): void;
+  ping(onAnswer: () => void): void;
+  destroy(code: number, reason: string): void;
   /** The bound that keeps the stream from holding more, if any. */
   fullBound(stream: Stream): Bound | undefined;
   reached(bound: Bound): void;
@@ -194,6 +200,14 @@ export class Stream implements WireStream {
     this.pump(Infinity);
     this.#drainDue = this.#waiting !== undefined;
     return this.writable;
+  }
+
+  ping(onAnswer: () => void): void {
+    this.#host.ping(onAnswer);
+  }
+
+  cutConnection(reason: string): void {
+    this.#host.destroy(ErrorCode.CONNECT_ERROR, reason);
   }
 
   /** Sends what waits, at most `frames` frames of it. True when more could be sent. */
