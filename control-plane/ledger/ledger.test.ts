@@ -152,6 +152,26 @@ describe("recording", () => {
     expect((await entries()).map(({ record }) => record?.usage?.completionTokens)).toEqual([2]);
   });
 
+  test("keeps what the router saw that had more of a call, when the first one lives on, whoever reports first", async () => {
+    const counts = (completionTokens: number) => ({ usage: { promptTokens: 10, cachedTokens: 4, completionTokens } });
+    const parts = [3, 9].map((tokens) => call("c1", { outcome: Outcome.CANCELLED, ...counts(tokens) }));
+    const whole = call("c1", { ...counts(9), durationMs: 900n });
+    const others = [call("c1", { ...counts(20), keyId: "key-b" }), call("c1", { ...counts(20), startedAtMs: 5n })];
+    const second: Reporter = { kind: "router", routerId: "router-2" };
+    for (const part of parts) {
+      const reports = [() => ledger.recordUsage([part], router), () => ledger.recordUsage([whole], second)];
+      for (const order of [reports, reports.toReversed()]) {
+        await database.sql`TRUNCATE usage_records, usage_agent_reports`;
+        for (const report of order) await report();
+        expect((await entries()).map(({ record }) => record)).toEqual([whole]);
+      }
+    }
+    // Another key's, and another call of the same name, are none of it.
+    const recorded = await ledger.recordUsage(others, router);
+    expect(recorded.renamed).toHaveLength(2);
+    expect(await entries()).toHaveLength(3);
+  });
+
   test("takes a node's word for no node but itself", async () => {
     await ledger.recordUsage([seenByAgent("c1", { nodeId: "node_other" })], agent);
     expect((await entries())[0]?.record?.nodeId).toBe("node_1");

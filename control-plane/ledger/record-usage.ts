@@ -1,3 +1,4 @@
+import { Outcome } from "#gen/helixmesh/type/v1/type_pb.ts";
 import type { Sql, Transaction } from "../store/database.ts";
 import type { UsageRow } from "./usage-row.ts";
 
@@ -15,7 +16,10 @@ export interface Recorded {
   readonly renamed: readonly string[];
 }
 
-/** All rows or none. A router's view replaces an agent's; after that nothing changes a row. */
+/**
+ * All rows or none. A router's view replaces an agent's. After that nothing changes a row but the view of a router that
+ * saw more of the call: one that lives on without its client reports the beginning, one that resumed it the whole.
+ */
 export function recordRows(sql: Sql, reporter: Reporter, rows: readonly UsageRow[], nowMs: number): Promise<Recorded> {
   return sql.begin((transaction) =>
     reporter.kind === "router"
@@ -81,6 +85,9 @@ async function upsertRouterRows(
     ON CONFLICT (call_id) DO UPDATE SET
       router_id = excluded.router_id, ${replaced(sql)}
     WHERE held.router_id IS NULL
+       OR (held.key_id = excluded.key_id AND held.started_at = excluded.started_at
+           AND (held.completion_tokens, held.outcome = ${Outcome.COMPLETED})
+             < (excluded.completion_tokens, excluded.outcome = ${Outcome.COMPLETED}))
     RETURNING call_id`;
   return result.map((row) => row.callId);
 }
