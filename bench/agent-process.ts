@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type MessageInitShape, create, toJson } from "@bufbuild/protobuf";
 import { DesiredReplicaSchema } from "#gen/helixmesh/node/v1/node_pb.ts";
+import { type Place, here } from "./hosts.ts";
 
 const main = join(import.meta.dirname, "../node-agent/main.ts");
 
@@ -12,6 +13,7 @@ export interface AgentProcessOptions {
   readonly nodeId: string;
   readonly replica: MessageInitShape<typeof DesiredReplicaSchema>;
   readonly flags?: readonly string[];
+  readonly place?: Place;
 }
 
 /**
@@ -24,18 +26,21 @@ export class AgentProcess {
   readonly linkToken = "link-token";
   readonly #dir: string;
   readonly #flags: readonly string[];
+  readonly #place: Place;
   #child: ChildProcess;
   #port = 0;
 
-  private constructor(dir: string, nodeId: string, replicaId: string, flags: readonly string[]) {
+  private constructor(dir: string, replicaId: string, { nodeId, flags = [], place = here }: AgentProcessOptions) {
     this.#dir = dir;
     this.nodeId = nodeId;
     this.replicaId = replicaId;
     this.#flags = flags;
+    this.#place = place;
     this.#child = this.#spawn();
   }
 
-  static async start({ nodeId, replica, flags = [] }: AgentProcessOptions): Promise<AgentProcess> {
+  static async start(options: AgentProcessOptions): Promise<AgentProcess> {
+    const { nodeId, replica } = options;
     const dir = await mkdtemp(join(tmpdir(), "helixmesh-agent-"));
     const desired = create(DesiredReplicaSchema, replica);
     const identity = { nodeId, nodeToken: "none", linkToken: "link-token", heartbeatIntervalMs: 60_000 };
@@ -43,22 +48,32 @@ export class AgentProcess {
     await mkdir(join(dir, "state"), { mode: 0o700 });
     await writeFile(join(dir, "state", "agent.json"), JSON.stringify(state), { mode: 0o600 });
     await writeFile(join(dir, "node-key"), "none");
-    const agent = new AgentProcess(dir, nodeId, desired.replicaId, flags);
+    const agent = new AgentProcess(dir, desired.replicaId, options);
     await agent.#ready();
     return agent;
   }
 
   get linkAddress(): string {
-    return `127.0.0.1:${this.#port}`;
+    return `${this.#place.address}:${this.#port}`;
   }
 
   get pid(): number {
     return this.#child.pid ?? 0;
   }
 
-  /** As a host that loses power. */
+  /** As a process that dies: its sockets are closed. */
   kill(): void {
     this.#child.kill("SIGKILL");
+  }
+
+  /** As a host that vanishes: its sockets stay open, and nothing answers. */
+  pause(): void {
+    this.#child.kill("SIGSTOP");
+  }
+
+  /** The host is back. */
+  unpause(): void {
+    this.#child.kill("SIGCONT");
   }
 
   /** As a host that is taken out of service; resolves with its exit code. */
@@ -83,7 +98,7 @@ export class AgentProcess {
   #spawn(): ChildProcess {
     const flags = {
       name: this.nodeId,
-      host: "127.0.0.1",
+      host: this.#place.address,
       port: this.#port,
       "admin-port": 0,
       // Nobody listens there.
@@ -94,7 +109,8 @@ export class AgentProcess {
     const args = Object.entries(flags).map(([flag, value]) => `--${flag}=${value}`);
     const env = { ...process.env, HELIXMESH_LOG_LEVEL: "error" };
     const stdio = ["ignore", "inherit", "inherit", "ipc"] as const;
-    return spawn(process.execPath, [main, ...args, ...this.#flags], { env, stdio: [...stdio] });
+    const [program = "", ...rest] = [...this.#place.command, process.execPath, main, ...args, ...this.#flags];
+    return spawn(program, rest, { env, stdio: [...stdio] });
   }
 
   async #ready(): Promise<void> {

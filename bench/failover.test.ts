@@ -179,6 +179,28 @@ describe.each(subjects)("a stream whose node is killed, on $name", ({ replica, r
     expect(await mesh.metrics()).not.toMatch(/router_moves_refused_total\{/);
   });
 
+  test("goes on when its node's host vanishes, which does no harm when it is back", async () => {
+    const whole = await ask(story);
+    let vanished: AgentProcess | undefined;
+    const vanish = (count: number, nodeId: string): void => {
+      if (count < 3 || vanished) return;
+      vanished = agents.find((agent) => agent.nodeId === nodeId);
+      vanished?.pause();
+    };
+    const streams = Array.from({ length: 8 }, () => ask(story, vanish));
+    for (const { answer, record } of await Promise.all(streams)) {
+      expect(answer).toEqual(whole.answer);
+      expect(record).toMatchObject({ outcome: Outcome.COMPLETED });
+    }
+    vanished?.unpause();
+    await expect.poll(() => mesh.metrics(), { timeout: 30_000 }).toMatch(/router_links_up\{[^}]*\} 3\n/);
+    const after = await Promise.all(Array.from({ length: 6 }, () => ask(story)));
+    for (const { answer, record } of after) {
+      expect(answer).toEqual(whole.answer);
+      expect(record).toMatchObject({ outcome: Outcome.COMPLETED, attempts: 1 });
+    }
+  });
+
   test("goes on with any other text where it has no seed", async () => {
     const request = { ...story, sampling: { temperature: 1 }, maxOutputTokens: 60 };
     const { answer, record } = await askBroken(request, 2, kill);

@@ -1,28 +1,20 @@
-import { join } from "node:path";
-import { setTimeout as sleep } from "node:timers/promises";
-import type { MessageInitShape } from "@bufbuild/protobuf";
-import { Code, ConnectError, createClient } from "@connectrpc/connect";
-import { createConnectTransport, createGrpcTransport } from "@connectrpc/connect-node";
+import { Code } from "@connectrpc/connect";
+import { createConnectTransport } from "@connectrpc/connect-node";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import {
-  type GenerateRequestSchema,
-  type GenerateResponse,
-  InferenceService,
-  Role,
-} from "#gen/helixmesh/inference/v1/inference_pb.ts";
+import { type GenerateResponse, Role } from "#gen/helixmesh/inference/v1/inference_pb.ts";
 import { EngineKind, Outcome } from "#gen/helixmesh/type/v1/type_pb.ts";
 import { seededRandom } from "#kernel/random.ts";
-import { type TestMesh, startTestMesh } from "../router/test-router.ts";
-import { AgentProcess } from "./agent-process.ts";
+import {
+  type BrokenBed,
+  type Request,
+  type ServerEvent,
+  askGrpc,
+  askSse,
+  resumeHeaders,
+  settled,
+  startBrokenBed,
+} from "./broken-streams.ts";
 import { readAnswer } from "./read-answer.ts";
-import { RouterProcess } from "./router-process.ts";
-
-type Request = Exclude<MessageInitShape<typeof GenerateRequestSchema>, { $typeName: string }>;
-
-interface ServerEvent {
-  readonly data: string;
-  readonly id: string;
-}
 
 interface Chunk {
   readonly id: string;
@@ -102,119 +94,37 @@ const subjects = [
   },
 ];
 
-/** Where to ask, and as whom. */
-interface Router {
-  readonly url: string;
-  readonly key: string;
-}
-
-async function askGrpc(
-  { url, key }: Router,
-  request: Request,
-  headers: object,
-  onEvent: (count: number, event: GenerateResponse["event"]) => void = () => {},
-) {
-  const client = createClient(InferenceService, createGrpcTransport({ baseUrl: url }));
-  return readStream(client.generate(request, { headers: { authorization: `Bearer ${key}`, ...headers } }), onEvent);
-}
-
-async function readStream(
-  stream: AsyncIterable<GenerateResponse>,
-  onEvent: (count: number, event: GenerateResponse["event"]) => void = () => {},
-) {
-  const events: GenerateResponse["event"][] = [];
-  try {
-    for await (const { event } of stream) {
-      events.push(event);
-      onEvent(events.length, event);
-    }
-  } catch (error) {
-    return { events, error: ConnectError.from(error) };
-  }
-  return { events, error: undefined };
-}
-
-async function askSse(
-  { url, key }: Router,
-  { path, body }: { readonly path: string; readonly body: object },
-  headers: Record<string, string>,
-  onEvent: (count: number) => void = () => {},
-) {
-  const response = await fetch(`${url}${path}`, {
-    method: "POST",
-    headers: { "content-type": "application/json", authorization: `Bearer ${key}`, ...headers },
-    body: JSON.stringify(body),
-  });
-  const events: ServerEvent[] = [];
-  const decoder = new TextDecoder();
-  let rest = "";
-  let whole = true;
-  try {
-    for await (const bytes of response.body ?? []) {
-      const parts = (rest + decoder.decode(bytes, { stream: true })).split("\n\n");
-      rest = parts.pop() ?? "";
-      for (const part of parts) {
-        const field = (line: string): string => new RegExp(`^${line}: (.*)$`, "m").exec(part)?.[1] ?? "";
-        events.push({ data: field("data"), id: field("id") });
-        onEvent(events.length);
-      }
-    }
-  } catch {
-    whole = false;
-  }
-  return { status: response.status, events, whole: whole && events.at(-1)?.data === "[DONE]", rest };
-}
-
-async function settled(mesh: TestMesh, callId: string) {
-  const records = () => mesh.control.usage.filter((record) => record.callId === callId);
-  await mesh.control.until(() => records().length > 0);
-  return records();
-}
-
-/** Kills a router under a stream, which ends with an error or has come whole already. */
-interface Broken<T> {
-  readonly events: readonly T[];
+/** What is broken off of a stream. */
+interface Broken {
   readonly whole: boolean;
 }
 
 describe.each(subjects)("a stream whose router is killed, on $name", ({ name, replica, requests, bodies }) => {
-  let agents: AgentProcess[] = [];
-  /** Its own router is the one that takes streams up. */
-  let mesh: TestMesh;
-  let doomed: RouterProcess;
+  let bed: BrokenBed;
   let calls = 0;
   const random = seededRandom(7);
 
   beforeAll(async () => {
-    agents = await Promise.all(
-      [1, 2].map((n) =>
-        AgentProcess.start({
-          nodeId: `node-${n}`,
-          replica: { ...replica, replicaId: `replica-${n}`, model: "pocket", deployment: "pocket-deployment" },
-        }),
-      ),
-    );
-    mesh = await startTestMesh({ agents: [], outside: agents });
-    const keyFile = join(mesh.stateDir, "router-key");
-    doomed = await RouterProcess.start({ routerId: "doomed", controlUrl: mesh.control.url, keyFile });
-    while (!(await fetch(`${mesh.adminUrl}/readyz`)).ok) await sleep(20);
+    bed = await startBrokenBed({ replica, nodes: 2 });
   });
-  afterAll(async () => {
-    await doomed.close();
-    await mesh.close();
-    await Promise.all(agents.map((agent) => agent.close()));
-  });
+  afterAll(() => bed.close());
+
+  const client = () => ({ url: bed.mesh.url, key: bed.mesh.key });
 
   /** One try each, ever earlier, until the kill was before the end. */
-  async function breakAt<T extends Broken<unknown>>(
+  async function breakAt<T extends Broken>(
     at: number,
-    ask: (callId: string, kill: (n: number) => void) => Promise<T>,
+    ask: (
+      from: { url: string; key: string; headers: { "x-request-id": string } },
+      kill: (n: number) => void,
+    ) => Promise<T>,
   ) {
+    const { doomed, mesh } = bed;
     for (let attempt = 0; ; attempt++) {
       if (calls > 0) await doomed.restart();
       const callId = `call-${name}-${++calls}`;
       const breakAfter = Math.max(1, at - attempt * 3);
-      const broken = await ask(callId, (count) => {
+      const broken = await ask({ url: doomed.url, key: mesh.key, headers: { "x-request-id": callId } }, (count) => {
         if (count === breakAfter) doomed.kill();
       });
       doomed.kill();
@@ -223,21 +133,11 @@ describe.each(subjects)("a stream whose router is killed, on $name", ({ name, re
   }
 
   test.each(requests)("goes on at another one over gRPC: $name", async ({ request, ...rest }) => {
-    const whole = await askGrpc(mesh, request, {});
+    const whole = await askGrpc(client(), request);
     const reference = readAnswer(whole.events);
     for (const at of [1, 2 + Math.floor(random.next() * whole.events.length * 0.5)]) {
-      const { callId, broken } = await breakAt(at, async (callId, kill) => {
-        const { events, error } = await askGrpc(
-          { url: doomed.url, key: mesh.key },
-          request,
-          { "x-request-id": callId },
-          kill,
-        );
-        return { events, whole: error === undefined };
-      });
-      const after = String(broken.events.length);
-      const headers = { "x-helixmesh-resume": callId, "x-helixmesh-resume-after": after };
-      const { events, error } = await askGrpc(mesh, request, headers);
+      const { callId, broken } = await breakAt(at, (from, kill) => askGrpc(from, request, kill));
+      const { events, error } = await askGrpc({ ...client(), headers: resumeHeaders(callId, broken.events) }, request);
       expect(error).toBeUndefined();
       const answer = readAnswer([...broken.events, ...events]);
       const completionTokens = answer.completionTokens[0];
@@ -247,109 +147,81 @@ describe.each(subjects)("a stream whose router is killed, on $name", ({ name, re
       });
       const tokens = answer.choices.reduce((sum, { tokenIds }) => sum + tokenIds.length, 0);
       expect(Math.abs((completionTokens ?? 0) - tokens)).toBeLessThanOrEqual(answer.choices.length);
-      expect(await settled(mesh, callId)).toMatchObject([
+      expect(await settled(bed.mesh, callId)).toMatchObject([
         { outcome: Outcome.COMPLETED, attempts: 1, usage: { completionTokens } },
       ]);
     }
   });
 
   test.each(bodies)("goes on at another one with Last-Event-ID: $name", async (asked) => {
-    const whole = await askSse(mesh, asked, {});
+    const whole = await askSse(client(), asked);
     const reference = readEvents(whole.events);
     expect(reference.last).toBe("[DONE]");
     for (const at of [1, 2 + Math.floor(random.next() * whole.events.length * 0.5)]) {
-      const { callId, broken } = await breakAt(at, (callId, kill) =>
-        askSse({ url: doomed.url, key: mesh.key }, asked, { "x-request-id": callId }, kill),
-      );
+      const { callId, broken } = await breakAt(at, (from, kill) => askSse(from, asked, kill));
       const lastId = broken.events.at(-1)?.id ?? "";
       expect(lastId).toMatch(new RegExp(`^${callId}:[0-9a-z]+:${broken.events.length}$`));
-      const resumed = await askSse(mesh, asked, { "last-event-id": lastId });
+      const resumed = await askSse({ ...client(), headers: { "last-event-id": lastId } }, asked);
       expect(resumed).toMatchObject({ status: 200, whole: true });
       const events = [...broken.events, ...resumed.events];
       expect(readEvents(events)).toEqual(reference);
       const heads = events.slice(0, -1).map(({ data }) => JSON.parse(data) as Chunk);
       expect(new Set(heads.map(({ id, created }) => `${id} ${created}`)).size).toBe(1);
       const completionTokens = reference.completionTokens[0];
-      expect(await settled(mesh, callId)).toMatchObject([
+      expect(await settled(bed.mesh, callId)).toMatchObject([
         { outcome: Outcome.COMPLETED, attempts: 1, usage: { completionTokens } },
       ]);
     }
   });
 
   test("goes on at another one over Connect", async () => {
-    const whole = await askGrpc(mesh, story, {});
-    const { callId, broken } = await breakAt(5, async (callId, kill) => {
-      const { events, error } = await askGrpc(
-        { url: doomed.url, key: mesh.key },
-        story,
-        { "x-request-id": callId },
-        kill,
-      );
-      return { events, whole: error === undefined };
-    });
-    const client = createClient(InferenceService, createConnectTransport({ baseUrl: mesh.url, httpVersion: "1.1" }));
-    const after = String(broken.events.length);
-    const headers = {
-      authorization: `Bearer ${mesh.key}`,
-      "x-helixmesh-resume": callId,
-      "x-helixmesh-resume-after": after,
-    };
-    const { events } = await readStream(client.generate(story, { headers }));
+    const whole = await askGrpc(client(), story);
+    const { callId, broken } = await breakAt(5, (from, kill) => askGrpc(from, story, kill));
+    const transport = createConnectTransport({ baseUrl: bed.mesh.url, httpVersion: "1.1" });
+    const headers = resumeHeaders(callId, broken.events);
+    const { events } = await askGrpc({ ...client(), headers, transport }, story);
     expect(readAnswer([...broken.events, ...events])).toEqual(readAnswer(whole.events));
   });
 
   test("is nobody else's, and goes on only with its own request", async () => {
-    const { callId } = await breakAt(3, async (callId, kill) => {
-      const { events, error } = await askGrpc(
-        { url: doomed.url, key: mesh.key },
-        story,
-        { "x-request-id": callId },
-        kill,
-      );
-      return { events, whole: error === undefined };
-    });
-    const headers = { "x-helixmesh-resume": callId };
+    const { callId } = await breakAt(3, (from, kill) => askGrpc(from, story, kill));
+    const own = { ...client(), headers: resumeHeaders(callId, []) };
     const [other, stranger] = await Promise.all([
-      askGrpc(mesh, chat("Something else."), headers),
-      askGrpc({ url: mesh.url, key: mesh.otherKey }, story, headers),
+      askGrpc(own, chat("Something else.")),
+      askGrpc({ ...own, key: bed.mesh.otherKey }, story),
     ]);
     expect(other.error?.code).toBe(Code.InvalidArgument);
     expect(other.error?.message).toContain("x-helixmesh-resume");
     expect(stranger.error?.code).toBe(Code.NotFound);
-    const own = await askGrpc(mesh, story, headers);
-    expect(own.error).toBeUndefined();
-    const again = await askGrpc(mesh, story, headers);
+    expect((await askGrpc(own, story)).error).toBeUndefined();
+    const again = await askGrpc(own, story);
     expect(again.error?.code).toBe(Code.NotFound);
     expect(again.error?.message).toContain("Send the request without it");
   });
 });
 
+const sim = (engineOptions: Record<string, string>) => ({ engine: EngineKind.SIM, engineOptions });
+
 test("a stream goes on at the same address where another worker has it", async () => {
-  const engine = { engine: EngineKind.SIM, engineOptions: { output_tokens: "100" } };
-  const desired = { ...engine, replicaId: "replica-1", model: "pocket", deployment: "pocket-deployment" };
-  const agent = await AgentProcess.start({ nodeId: "node-1", replica: desired });
-  const mesh = await startTestMesh({ agents: [], outside: [agent] });
-  const keyFile = join(mesh.stateDir, "router-key");
-  const flags = ["--workers=2"];
-  const many = await RouterProcess.start({ routerId: "many", controlUrl: mesh.control.url, keyFile, flags });
+  const bed = await startBrokenBed({ replica: sim({ output_tokens: "100" }), nodes: 1, routerFlags: ["--workers=2"] });
+  const { doomed, mesh } = bed;
   try {
-    const { key } = mesh;
+    const client = { url: doomed.url, key: mesh.key };
     const request: Request = { ...story, maxOutputTokens: 100 };
-    const whole = readAnswer((await askGrpc({ url: many.url, key }, request, {})).events);
+    const whole = readAnswer((await askGrpc(client, request)).events);
     // All have begun when one of the two workers dies.
     const begun = new Set<string>();
     const kill = (callId: string): void => {
       begun.add(callId);
-      if (begun.size === 6) process.kill(many.busiestWorker(), "SIGKILL");
+      if (begun.size === 6) process.kill(doomed.busiestWorker(), "SIGKILL");
     };
     // A connection each: the worker that takes it has the stream.
     const streams = Array.from({ length: 6 }, async (_, index) => {
       const callId = `call-${index}`;
       const heard = (count: number): void => (count === 3 ? kill(callId) : undefined);
-      const first = await askGrpc({ url: many.url, key }, request, { "x-request-id": callId }, heard);
+      const first = await askGrpc({ ...client, headers: { "x-request-id": callId } }, request, heard);
       if (!first.error) return { callId, events: first.events, broken: 0 };
-      const headers = { "x-helixmesh-resume": callId, "x-helixmesh-resume-after": String(first.events.length) };
-      const rest = await askGrpc({ url: many.url, key }, request, headers);
+      const rest = await askGrpc({ ...client, headers: resumeHeaders(callId, first.events) }, request);
       expect(rest.error).toBeUndefined();
       return { callId, events: [...first.events, ...rest.events], broken: 1 };
     });
@@ -361,53 +233,128 @@ test("a stream goes on at the same address where another worker has it", async (
     }
     const broken = all.reduce((sum, one) => sum + one.broken, 0);
     expect(broken).toBeGreaterThan(0);
-    expect(await many.metrics()).toMatch(
+    expect(await doomed.metrics()).toMatch(
       new RegExp(`router_resumes_total\\{[^}]*outcome="resumed"[^}]*\\} ${broken}\n`),
     );
   } finally {
-    await many.close();
-    await mesh.close();
-    await agent.close();
+    await bed.close();
   }
 });
 
 test("a stream goes on whose node dies, and then its router", async () => {
-  const engine = { engine: EngineKind.SIM, engineOptions: { time_scale: "0.5" } };
-  const desired = { ...engine, model: "pocket", deployment: "pocket-deployment" };
-  const agents = await Promise.all(
-    [1, 2].map((n) => AgentProcess.start({ nodeId: `node-${n}`, replica: { ...desired, replicaId: `replica-${n}` } })),
-  );
-  const mesh = await startTestMesh({ agents: [], outside: agents });
-  const keyFile = join(mesh.stateDir, "router-key");
-  const doomed = await RouterProcess.start({ routerId: "doomed", controlUrl: mesh.control.url, keyFile });
+  const bed = await startBrokenBed({ replica: sim({ time_scale: "0.5" }), nodes: 2 });
+  const { agents, doomed, mesh } = bed;
   try {
     const request: Request = { ...story, sampling: { temperature: 1, seed: 5n } };
-    const whole = readAnswer((await askGrpc(mesh, request, {})).events);
+    const whole = readAnswer((await askGrpc(mesh, request)).events);
     let nodeId = "";
-    const started = (event: GenerateResponse["event"]): void => {
+    const hurt = (count: number, event: GenerateResponse["event"]): void => {
       if (event.case === "started") nodeId = event.value.nodeId;
+      if (count === 20) agents.find((agent) => agent.nodeId === nodeId)?.kill();
+      // What the killed node had sent is behind by then.
+      if (count === 120) doomed.kill();
     };
-    const first = await askGrpc(
-      { url: doomed.url, key: mesh.key },
-      request,
-      { "x-request-id": "both" },
-      (count, event) => {
-        started(event);
-        if (count === 20) agents.find((agent) => agent.nodeId === nodeId)?.kill();
-        // What the killed node had sent is behind by then.
-        if (count === 120) doomed.kill();
-      },
-    );
+    const from = { url: doomed.url, key: mesh.key, headers: { "x-request-id": "both" } };
+    const first = await askGrpc(from, request, hurt);
     expect(first.error).toBeDefined();
-    const headers = { "x-helixmesh-resume": "both", "x-helixmesh-resume-after": String(first.events.length) };
-    const rest = await askGrpc(mesh, request, headers);
+    const rest = await askGrpc({ ...from, url: mesh.url, headers: resumeHeaders("both", first.events) }, request);
     expect(rest.error).toBeUndefined();
     expect(readAnswer([...first.events, ...rest.events])).toEqual(whole);
     const usage = { completionTokens: 200 };
     expect(await settled(mesh, "both")).toMatchObject([{ outcome: Outcome.COMPLETED, attempts: 2, usage }]);
   } finally {
-    await doomed.close();
-    await mesh.close();
-    await Promise.all(agents.map((agent) => agent.close()));
+    await bed.close();
   }
+});
+
+describe("a stream whose router's host vanishes", () => {
+  let bed: BrokenBed;
+  beforeAll(async () => {
+    // Time enough for a client to be back before a node misses its router, whatever else this machine does.
+    bed = await startBrokenBed({ replica: sim({ time_scale: "1" }), nodes: 2, agentFlags: ["--link-heartbeat=2s"] });
+  });
+  afterAll(() => bed.close());
+
+  const from = (callId: string, signal: AbortSignal) => {
+    const { doomed, mesh } = bed;
+    return { url: doomed.url, key: mesh.key, headers: { "x-request-id": callId }, signal };
+  };
+  /** The client gives the router up as soon as it is gone; none of its words arrives there. */
+  const vanishAt = (at: number, gone: AbortController) => (count: number) => {
+    if (count !== at) return;
+    bed.doomed.pause();
+    gone.abort();
+  };
+  /** The router has found out that a call of this door has gone elsewhere. */
+  async function back(door: string): Promise<void> {
+    bed.doomed.unpause();
+    const told = new RegExp(`router_calls_total\\{door="${door}",[^}]*reason="resumed_elsewhere"[^}]*\\} 1\n`);
+    await expect.poll(() => bed.doomed.metrics(), { timeout: 30_000 }).toMatch(told);
+  }
+  const completed = { outcome: Outcome.COMPLETED, attempts: 1, usage: { completionTokens: 200 } };
+
+  test("goes on at another one at once, over gRPC, and is not the first one's when that is back", async () => {
+    const { mesh, doomed } = bed;
+    const whole = readAnswer((await askGrpc(mesh, story)).events);
+    const gone = new AbortController();
+    const first = await askGrpc(from("grpc", gone.signal), story, vanishAt(20, gone));
+    expect(first.whole).toBe(false);
+    const { key } = mesh;
+    const [rest, stranger] = await Promise.all([
+      askGrpc({ url: mesh.url, key, headers: resumeHeaders("grpc", first.events) }, story),
+      askGrpc({ url: mesh.url, key: mesh.otherKey, headers: resumeHeaders("grpc", first.events) }, story),
+    ]);
+    expect(rest.error).toBeUndefined();
+    expect(stranger.error?.code).toBe(Code.NotFound);
+    expect(readAnswer([...first.events, ...rest.events])).toEqual(whole);
+    expect(await settled(mesh, "grpc")).toMatchObject([completed]);
+    await back("grpc");
+    const after = await askGrpc({ url: doomed.url, key, headers: { "x-request-id": "after" } }, story);
+    expect(readAnswer(after.events)).toEqual(whole);
+    // Its records come in order: what it might have said of the first call would be here.
+    await settled(mesh, "after");
+    expect(mesh.control.reports.filter(({ callId }) => callId === "grpc")).toMatchObject([completed]);
+  });
+
+  test("goes on at another one at once, with Last-Event-ID", async () => {
+    const { mesh } = bed;
+    const asked = { path: "/v1/chat/completions", body: { ...streamed, messages, max_tokens: 200 } };
+    const reference = readEvents((await askSse(mesh, asked)).events);
+    const gone = new AbortController();
+    const first = await askSse(from("sse", gone.signal), asked, vanishAt(20, gone));
+    expect(first.whole).toBe(false);
+    const headers = { "last-event-id": first.events.at(-1)?.id ?? "" };
+    const rest = await askSse({ url: mesh.url, key: mesh.key, headers }, asked);
+    expect(readEvents([...first.events, ...rest.events])).toEqual(reference);
+    expect(await settled(mesh, "sse")).toMatchObject([completed]);
+    await back("openai-chat");
+  });
+
+  test("goes on at another one while the first lives, whose client is told so", async () => {
+    const { mesh, doomed } = bed;
+    const whole = readAnswer((await askGrpc(mesh, story)).events);
+    let second: ReturnType<typeof askGrpc> | undefined;
+    const client = { url: doomed.url, key: mesh.key, headers: { "x-request-id": "both-live" } };
+    const first = await askGrpc(client, story, (count) => {
+      if (count === 20) second = askGrpc({ ...client, url: mesh.url, headers: resumeHeaders("both-live", []) }, story);
+    });
+    expect(first.error?.code).toBe(Code.Aborted);
+    expect(readAnswer((await second)?.events ?? [])).toEqual(whole);
+    expect(await settled(mesh, "both-live")).toMatchObject([completed]);
+  });
+
+  test("goes on at another one after its node has missed the first, which is billed nothing twice when it is back", async () => {
+    const { mesh } = bed;
+    const whole = readAnswer((await askGrpc(mesh, story)).events);
+    const gone = new AbortController();
+    const first = await askGrpc(from("late", gone.signal), story, vanishAt(20, gone));
+    await expect.poll(() => mesh.metrics(), { timeout: 30_000 }).toMatch(/router_resumable_calls\{[^}]*\} 1\n/);
+    const rest = await askGrpc({ ...mesh, headers: resumeHeaders("late", first.events) }, story);
+    expect(readAnswer([...first.events, ...rest.events])).toEqual(whole);
+    expect(await settled(mesh, "late")).toMatchObject([completed]);
+    bed.doomed.unpause();
+    // It knows nothing of the other one and says what it saw.
+    await mesh.control.until(() => mesh.control.reports.filter(({ callId }) => callId === "late").length === 2);
+    expect(await settled(mesh, "late")).toMatchObject([completed]);
+  });
 });

@@ -5,6 +5,7 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { type Place, here } from "./hosts.ts";
 
 const main = join(import.meta.dirname, "../router/main.ts");
 
@@ -13,6 +14,7 @@ export interface RouterProcessOptions {
   readonly controlUrl: string;
   readonly keyFile: string;
   readonly flags?: readonly string[];
+  readonly place?: Place;
 }
 
 /** A router as a process that can be killed and started again on its port. */
@@ -21,6 +23,7 @@ export class RouterProcess {
   readonly workerPids: number[] = [];
   readonly #options: RouterProcessOptions;
   readonly #dir: string;
+  readonly #place: Place;
   #child: ChildProcess;
   #port = 0;
   #adminUrl = "";
@@ -28,6 +31,7 @@ export class RouterProcess {
   private constructor(options: RouterProcessOptions, dir: string) {
     this.#options = options;
     this.#dir = dir;
+    this.#place = options.place ?? here;
     this.#child = this.#spawn();
   }
 
@@ -38,12 +42,22 @@ export class RouterProcess {
   }
 
   get url(): string {
-    return `http://127.0.0.1:${this.#port}`;
+    return `http://${this.#place.address}:${this.#port}`;
   }
 
-  /** As a host that loses power. */
+  /** As a process that dies: its sockets are closed. */
   kill(): void {
     this.#child.kill("SIGKILL");
+  }
+
+  /** As a host that vanishes: its sockets stay open, and nothing answers. */
+  pause(): void {
+    this.#child.kill("SIGSTOP");
+  }
+
+  /** The host is back. */
+  unpause(): void {
+    this.#child.kill("SIGCONT");
   }
 
   /** Once it has been killed. */
@@ -67,6 +81,7 @@ export class RouterProcess {
   async close(): Promise<void> {
     const exited = once(this.#child, "exit");
     const isOver = this.#child.exitCode !== null || this.#child.signalCode !== null;
+    this.unpause();
     this.#child.kill("SIGTERM");
     if (!isOver) await exited;
     await rm(this.#dir, { recursive: true, force: true });
@@ -75,7 +90,9 @@ export class RouterProcess {
   #spawn(): ChildProcess {
     const { routerId, controlUrl, keyFile, flags = [] } = this.#options;
     const args = [
+      `--host=${this.#place.address}`,
       `--port=${this.#port}`,
+      `--admin-host=${this.#place.address}`,
       "--admin-port=0",
       `--control-url=${controlUrl}`,
       `--key-file=${keyFile}`,
@@ -84,7 +101,8 @@ export class RouterProcess {
       "--drain-timeout=1000",
       "--usage-flush-timeout=200",
     ];
-    const child = spawn(process.execPath, [main, ...args, ...flags], { stdio: ["ignore", "ignore", "pipe", "ipc"] });
+    const [program = "", ...programArgs] = [...this.#place.command, process.execPath, main, ...args, ...flags];
+    const child = spawn(program, programArgs, { stdio: ["ignore", "ignore", "pipe", "ipc"] });
     let rest = "";
     child.stderr?.setEncoding("utf8").on("data", (text: string) => {
       const lines = (rest + text).split("\n");

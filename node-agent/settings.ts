@@ -151,7 +151,7 @@ export const agentSettings = defineSettings({
     default: 1_000,
     min: 50,
     max: 60_000,
-    doc: "How often a router hears at least something; it gives up after three times that.",
+    doc: "How often a router hears at least something, twice as often while it has calls here, and how often it is asked for a sign of life then. A router gives up after three in silence, or two of the short ones with calls; the node after three without an answer.",
   }),
   prefixBlockBytes: setting.integer({
     env: "HELIXMESH_NODE_PREFIX_BLOCK_BYTES",

@@ -85,13 +85,19 @@ export async function serveRouter(
   const transport = createWireLinkTransport({ ca, connectTimeoutMs, clock, onBound });
   const routing = routingMetrics(metrics);
   const prefixes = new PrefixIndex({ maxEntries: settings.prefixEntries, random, metrics: routing });
-  const resumables = new ResumableCalls({ maxCalls: settings.maxResumableCalls, metrics });
+  const resumables = new ResumableCalls({
+    maxCalls: settings.maxResumableCalls,
+    asksPerSecond: settings.resumeAsks,
+    clock,
+    metrics,
+  });
   const pool = new LinkPool({
     routerId,
     instanceId: newId("router"),
     subset,
     transport,
     connectTimeoutMs,
+    patienceMs: settings.linkPatienceMs,
     onPrefixes: (nodeId, digest, blockBytes) =>
       // Blocks of another size have other hashes: what the agent says cannot be compared with any prompt here.
       blockBytes === defaultBlockBytes ? prefixes.apply(nodeId, digest) : "ok",

@@ -254,7 +254,7 @@ export const routerSettings = defineSettings({
     default: 20,
     min: 0,
     max: 100,
-    doc: "Most retries per 100 calls of a deployment, beside a few that it has in any case.",
+    doc: "Most retries per 100 calls of a deployment, beside a few that it has in any case and those of calls whose node was lost or drained.",
   }),
   ejectPercent: setting.integer({
     env: "HELIXMESH_ROUTER_EJECT_PERCENT",
@@ -274,10 +274,18 @@ export const routerSettings = defineSettings({
   resumeWaitMs: setting.durationMs({
     env: "HELIXMESH_ROUTER_RESUME_WAIT",
     flag: "resume-wait",
-    default: 2_000,
+    default: 5_000,
     min: 0,
     max: 60_000,
-    doc: "How long a client that resumes a stream waits for a node that holds it; then it is told to call anew.",
+    doc: "How long a client that resumes a stream waits for a node that has it; then it is told to call anew.",
+  }),
+  resumeAsks: setting.integer({
+    env: "HELIXMESH_ROUTER_RESUME_ASKS",
+    flag: "resume-asks",
+    default: 20_000,
+    min: 0,
+    max: 10_000_000,
+    doc: "Nodes asked in a second, all calls together, for calls that clients resume and no node holds; beyond it clients wait until their router is missed.",
   }),
   maxResumableCalls: setting.integer({
     env: "HELIXMESH_ROUTER_MAX_RESUMABLE_CALLS",
@@ -300,6 +308,14 @@ export const routerSettings = defineSettings({
     default: 5_000,
     min: 1,
     doc: "From opening a link until the agent's hello.",
+  }),
+  linkPatienceMs: setting.durationMs({
+    env: "HELIXMESH_ROUTER_LINK_PATIENCE",
+    flag: "link-patience",
+    default: 1_000,
+    min: 50,
+    max: 60_000,
+    doc: "Shortest silence of a node with running calls that counts as its loss; two of its busy heartbeats or 20 steps of its engine, where that is longer.",
   }),
   linkCa: setting.path({
     env: "HELIXMESH_ROUTER_LINK_CA",

@@ -6,12 +6,14 @@ import {
   CallEndSchema,
   type HeldCall,
   Method,
+  type ResumeCall,
   ResumeCallSchema,
   StartCallSchema,
 } from "#gen/helixmesh/link/v1/link_pb.ts";
 import { ManualClock } from "#kernel/clock.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
 import { Metrics } from "#kernel/metrics.ts";
+import { CallFinder } from "./call-finder.ts";
 import { HeldCalls, type HeldLimits } from "./held-calls.ts";
 import { type CallOwner, type RunningCall, SessionCall } from "./session-call.ts";
 
@@ -32,7 +34,7 @@ class Running implements RunningCall {
   }
 }
 
-const nobody: CallOwner = { onResponses() {}, onEnd() {}, onForgotten() {} };
+const nobody: CallOwner = { onResponses() {}, onEnd() {}, onForgotten() {}, onTaken() {} };
 const request = Uint8Array.of(1, 2, 3);
 const text = (value: string): Uint8Array => new TextEncoder().encode(value);
 
@@ -83,6 +85,10 @@ function resume(callId: string, fields: { keyId?: string; request?: Uint8Array }
   return create(ResumeCallSchema, { number: 7, callId, keyId: fields.keyId ?? "k", requestSha256 });
 }
 
+function find(held: HeldCalls, resumeCall: ResumeCall) {
+  return new CallFinder({ held, sessions: [] }).find(resumeCall);
+}
+
 const refused = (reason: Reason) => expect.objectContaining({ reason }) as unknown;
 
 describe("a call whose link broke", () => {
@@ -93,7 +99,7 @@ describe("a call whose link broke", () => {
     call.push([text("b")], 1);
     expect(held.hold(call, "r1")).toBe(true);
     call.push([text("c"), text("d")], 2);
-    expect(held.take(resume("c"))).toBe(call);
+    expect(find(held, resume("c"))).toBe(call);
     const heard: unknown[] = [];
     const said = call.adopt({ ...nobody, onResponses: (_, all, tokens) => void heard.push([all, tokens]) }, 7);
     expect(said).toEqual({ responses: ["a", "b", "c", "d"].map(text), completionTokens: 7, end: undefined });
@@ -116,7 +122,7 @@ describe("a call whose link broke", () => {
     expect(held.list).toMatchObject([{ callId: "c", keyId: "k", attempt: 1, released: false }]);
     clock.advance(1_000);
     expect(running.cancels).toEqual([Reason.CANCELLED]);
-    expect(held.take(resume("c"))).toEqual(refused(Reason.NOT_FOUND));
+    expect(find(held, resume("c"))).toEqual(refused(Reason.NOT_FOUND));
     expect(held.list).toEqual([]);
     const page = await metrics.text();
     expect(page).toMatch(/link_held_calls\{[^}]*\} 0\n/);
@@ -130,7 +136,7 @@ describe("a call whose link broke", () => {
     const end = create(CallEndSchema, { reason: Reason.UNSPECIFIED });
     call.push([text("all")], 1);
     call.end(end);
-    expect(held.take(resume("c"))).toBe(call);
+    expect(find(held, resume("c"))).toBe(call);
     expect(call.adopt(nobody, 2)).toEqual({ responses: [text("all")], completionTokens: 1, end });
   });
 
@@ -138,9 +144,9 @@ describe("a call whose link broke", () => {
     const held = open();
     const { call } = begin(held, "c");
     held.hold(call, "r1");
-    expect(held.take(resume("c", { keyId: "other" }))).toEqual(refused(Reason.NOT_FOUND));
-    expect(held.take(resume("c", { request: Uint8Array.of(9) }))).toEqual(refused(Reason.INVALID_REQUEST));
-    expect(held.take(resume("c"))).toBe(call);
+    expect(find(held, resume("c", { keyId: "other" }))).toEqual(refused(Reason.NOT_FOUND));
+    expect(find(held, resume("c", { request: Uint8Array.of(9) }))).toEqual(refused(Reason.INVALID_REQUEST));
+    expect(find(held, resume("c"))).toBe(call);
   });
 
   test("is cancelled when the process of its router is back, and when the node drains", () => {
@@ -208,6 +214,6 @@ describe("a call whose link broke", () => {
     expect(held.hold(second.call, "r1")).toBe(true);
     expect(first.running.cancels).toEqual([Reason.CANCELLED]);
     expect(held.hold(begin(held, "c").call, "r1")).toBe(false);
-    expect(held.take(resume("c"))).toBe(second.call);
+    expect(find(held, resume("c"))).toBe(second.call);
   });
 });

@@ -1,11 +1,10 @@
-import { createHash } from "node:crypto";
 import { create } from "@bufbuild/protobuf";
 import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
-import { type HeldCall, HeldCallSchema, type ResumeCall } from "#gen/helixmesh/link/v1/link_pb.ts";
-import { sameSecret } from "#kernel/api-key.ts";
+import { type HeldCall, HeldCallSchema } from "#gen/helixmesh/link/v1/link_pb.ts";
 import type { Clock, Timer } from "#kernel/clock.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
 import type { Metrics } from "#kernel/metrics.ts";
+import { callKey, heldCall } from "./call-finder.ts";
 import { KeptBytes, type KeptLimits } from "./kept-bytes.ts";
 import type { CallOwner, SessionCall } from "./session-call.ts";
 
@@ -64,14 +63,18 @@ export class HeldCalls implements CallOwner {
 
   /** What a router that connects has to know. */
   get list(): HeldCall[] {
-    return [...this.#held.values()].map(({ call }) => heldCall(call));
+    return this.calls.map(heldCall);
+  }
+
+  get calls(): SessionCall[] {
+    return [...this.#held.values()].map(({ call }) => call);
   }
 
   /** Takes a call of a link that broke. False: it cannot be resumed, and the caller ends it. */
   hold(call: SessionCall, instanceId: string): boolean {
     const { limits, clock, onChange } = this.#options;
     if (this.#closed || instanceId === "" || !call.resumable) return false;
-    const key = keyOf(call.start);
+    const key = callKey(call.start);
     const other = this.#held.get(key);
     if (other) {
       if (other.call.start.attempt > call.start.attempt) return false;
@@ -86,22 +89,6 @@ export class HeldCalls implements CallOwner {
     call.orphan(this);
     onChange(heldCall(call));
     return true;
-  }
-
-  /** The call that a router takes up, whose owner has to adopt it; else why it gets none. */
-  take({ callId, keyId, requestSha256 }: ResumeCall): SessionCall | MeshError {
-    const key = keyOf({ callId, keyId });
-    const held = this.#held.get(key);
-    if (!held) return new MeshError(Reason.NOT_FOUND, notHeld(callId));
-    const begun = createHash("sha256").update(held.call.start.request).digest();
-    if (!sameSecret(begun, requestSha256)) {
-      return new MeshError(
-        Reason.INVALID_REQUEST,
-        `The request is not the one that began call ${callId}; repeat that one unchanged, or call anew.`,
-      );
-    }
-    this.#leave(key, held, "resumed");
-    return held.call;
   }
 
   /** A process that is alive has moved or failed its calls itself. */
@@ -120,7 +107,13 @@ export class HeldCalls implements CallOwner {
   onEnd(): void {}
 
   onForgotten(call: SessionCall): void {
-    this.#release(keyOf(call.start), "too_long");
+    this.#release(callKey(call.start), "too_long");
+  }
+
+  onTaken(call: SessionCall): void {
+    const key = callKey(call.start);
+    const held = this.#held.get(key);
+    if (held) this.#leave(key, held, "resumed");
   }
 
   #release(key: string, outcome: Outcome): void {
@@ -142,18 +135,4 @@ export class HeldCalls implements CallOwner {
     const { callId, keyId } = held.call.start;
     this.#options.onChange(create(HeldCallSchema, { callId, keyId, released: true }));
   }
-}
-
-function notHeld(callId: string): string {
-  return `No call ${callId} is held here for this key: its time is over, or another router has it. Call anew.`;
-}
-
-/** Key ids have no line breaks. */
-function keyOf({ keyId, callId }: { readonly keyId: string; readonly callId: string }): string {
-  return `${keyId}\n${callId}`;
-}
-
-function heldCall({ start }: SessionCall): HeldCall {
-  const { callId, keyId, replicaId, model, deployment, startedAtMs, attempt } = start;
-  return create(HeldCallSchema, { callId, keyId, replicaId, model, deployment, startedAtMs, attempt });
 }

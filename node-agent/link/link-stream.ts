@@ -78,6 +78,15 @@ export class LinkStream implements StreamListener, SessionPipe {
     this.#stream.end(error ? grpcTrailers(error) : grpcOkTrailers);
   }
 
+  ping(onAnswer: () => void): void {
+    this.#stream.ping(onAnswer);
+  }
+
+  cut(reason: string): void {
+    this.#options.logger.warn("router lost", { reason });
+    this.#stream.cutConnection(reason);
+  }
+
   onData(bytes: Buffer, start: number, end: number): void {
     this.#guard(() => this.#reader.push(bytes, start, end));
     this.#stream.consumed(end - start);

@@ -350,7 +350,12 @@ async function breakableWay(port: number) {
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
   closers.push(() => void server.close());
   const { port: way } = server.address() as AddressInfo;
-  return { port: way, cut: () => sockets.forEach((socket) => socket.destroy()) };
+  return {
+    port: way,
+    cut: () => sockets.forEach((socket) => socket.destroy()),
+    /** As a host that vanishes: both ends stay open, and nothing arrives. */
+    vanish: () => sockets.forEach((socket) => socket.unpipe().pause()),
+  };
 }
 
 describe("calls whose link broke", () => {
@@ -415,6 +420,24 @@ describe("calls whose link broke", () => {
     for (const { usage } of [node, short.node]) expect(usage).toMatchObject([{ outcome: Outcome.CANCELLED }]);
   });
 
+  test("are held as well when their router is there no more and says nothing", async () => {
+    const node = await startNode({ heartbeatMs: 50 }, { time_scale: "1" });
+    const way = await breakableWay(node.port);
+    const [first, second] = await Promise.all([node.readyRouter("one", way.port), node.readyRouter("two")]);
+    const long = generate({ maxOutputTokens: 500 });
+    const call = first.start({ ...long, callId: "c", keyId: "k" });
+    await call.responded;
+    way.vanish();
+    await second.frame(holds(false));
+    const resumed = second.takeUp({
+      callId: "c",
+      keyId: "k",
+      requestSha256: createHash("sha256").update(long.request).digest(),
+    });
+    await resumed.responded;
+    expect(resumed.text().startsWith(call.text())).toBe(true);
+  });
+
   test("are cancelled at once when their router ended the link itself", async () => {
     const node = await startNode({}, { time_scale: "1" });
     const [first, second] = await Promise.all([node.readyRouter("one"), node.readyRouter("two")]);
@@ -423,5 +446,63 @@ describe("calls whose link broke", () => {
     first.close();
     await expect.poll(() => node.usage).toMatchObject([{ outcome: Outcome.CANCELLED }]);
     expect(second.frames.filter(holds(false))).toEqual([]);
+  });
+});
+
+describe("calls whose client is back before their router is missed", () => {
+  const asked = { ...generate({ maxOutputTokens: 50 }), callId: "c", keyId: "k", attempt: 2 };
+  const requestSha256 = createHash("sha256").update(asked.request).digest();
+  const own = { callId: "c", keyId: "k" };
+
+  async function running(instanceId = "one") {
+    const node = await startNode({}, { time_scale: "1" });
+    const [first, second] = await Promise.all([node.readyRouter(instanceId), node.readyRouter("two")]);
+    const call = first.start(asked);
+    await call.responded;
+    return { node, first, second, call };
+  }
+
+  const found = async (router: TestRouter) => {
+    const { frame } = await router.frame(({ frame }) => frame.case === "step" && frame.value.heldCalls.length > 0);
+    return frame.case === "step" ? frame.value.heldCalls : [];
+  };
+
+  test("are found by the key that began them, and by no other", async () => {
+    const { first, second } = await running();
+    second.find({ ...own, keyId: "other" }, { ...own, callId: "other" }, own);
+    expect(await found(second)).toMatchObject([
+      { ...own, replicaId: "r1", attempt: 2, attached: true, released: false },
+    ]);
+    expect(first.frames.filter(({ frame }) => frame.case === "step" && frame.value.heldCalls.length > 0)).toEqual([]);
+  });
+
+  test("go on where they are taken up, from their beginning, and end where they were; each is used once", async () => {
+    const { node, second, call } = await running();
+    const resumed = second.takeUp({ ...own, requestSha256 });
+    expect(await call.ended).toMatchObject({ reason: Reason.RESUMED_ELSEWHERE, usage: { completionTokens: 0 } });
+    expect(await resumed.ended).toMatchObject({ reason: Reason.UNSPECIFIED, usage: { completionTokens: 50 } });
+    expect(resumed.tokens()).toBe(50);
+    expect(resumed.text().startsWith(call.text())).toBe(true);
+    expect(node.usage).toMatchObject([{ callId: "c", outcome: Outcome.COMPLETED, usage: { completionTokens: 50 } }]);
+    expect(await node.metrics.text()).toMatch(/link_calls_taken_total\{[^}]*\} 1\n/);
+  });
+
+  test("go on for the same router too, under another number", async () => {
+    const { first, call } = await running();
+    const resumed = first.takeUp({ ...own, requestSha256 });
+    expect(await call.ended).toMatchObject({ reason: Reason.RESUMED_ELSEWHERE });
+    expect(await resumed.ended).toMatchObject({ reason: Reason.UNSPECIFIED, usage: { completionTokens: 50 } });
+  });
+
+  test("stay where they are for whoever asks with another key or request, or while their router is too old", async () => {
+    const { second, call } = await running();
+    const stranger = second.takeUp({ ...own, keyId: "other", requestSha256 });
+    const other = second.takeUp({ ...own, requestSha256: new Uint8Array(32) });
+    expect(await stranger.ended).toMatchObject({ reason: Reason.NOT_FOUND });
+    expect(await other.ended).toMatchObject({ reason: Reason.INVALID_REQUEST });
+    expect(await call.ended).toMatchObject({ reason: Reason.UNSPECIFIED, usage: { completionTokens: 50 } });
+    const old = await running("");
+    const refused = old.second.takeUp({ ...own, requestSha256 });
+    expect(await refused.ended).toMatchObject({ reason: Reason.NOT_FOUND });
   });
 });

@@ -17,6 +17,7 @@ import type { Logger } from "#kernel/log.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
 import type { Metrics } from "#kernel/metrics.ts";
 import type { HeaderList, StreamListener, WireStream } from "#kernel/wire/index.ts";
+import { CallFinder } from "./call-finder.ts";
 import { HeldCalls, type HeldLimits } from "./held-calls.ts";
 import { LinkStream } from "./link-stream.ts";
 import type { PrefixChange, PrefixSource } from "./prefix-source.ts";
@@ -57,9 +58,11 @@ export class LinkServer {
   readonly #options: LinkServerOptions;
   readonly #sessions = new Set<Session>();
   readonly #held: HeldCalls;
+  readonly #finder: CallFinder;
   readonly #refused;
   readonly #links;
   readonly #overflows;
+  readonly #taken;
   #loadTimerRuns = false;
   #draining: { readonly timeoutMs: number } | undefined;
   #emptied: (() => void) | undefined;
@@ -75,6 +78,11 @@ export class LinkServer {
       clock: options.clock,
       metrics,
     });
+    this.#finder = new CallFinder({ held: this.#held, sessions: this.#sessions });
+    this.#taken = metrics.counter(
+      "link_calls_taken_total",
+      "Calls whose client resumed them over another link while theirs was up.",
+    );
     this.#links = metrics.gauge("link_sessions", "Routers connected to this node.");
     this.#refused = metrics.counter("link_refused_total", "Calls and links refused at the link.", ["reason"]);
     this.#overflows = metrics.counter("link_call_overflows_total", "Calls ended because their router read too slowly.");
@@ -169,9 +177,11 @@ export class LinkServer {
       clock,
       runner,
       held: this.#held,
+      finder: this.#finder,
       instanceId,
       onRefused: (reason) => this.#refused.inc({ reason: errorRow(reason).openAiCode ?? "unknown" }),
       onCallOverflow: () => this.#overflows.inc(),
+      onCallTaken: () => this.#taken.inc(),
     });
     this.#sessions.add(session);
     this.#links.set(this.#sessions.size);
@@ -181,6 +191,7 @@ export class LinkServer {
       version: protocolVersion,
       nodeId,
       heartbeatIntervalMs: heartbeatMs,
+      busyHeartbeatIntervalMs: Math.ceil(heartbeatMs / 2),
       replicas: replicas(),
       prefixBlockBytes: prefixes.blockBytes,
       heldCalls: this.#held.list,

@@ -20,13 +20,15 @@ export interface CallSink {
   end(end: CallEnd): void;
 }
 
-/** Whoever has a call: the session of its link, or nobody but the calls that are held. */
+/** Whoever has a call: the session of its link, or nobody but the calls that are held. It has one owner at a time. */
 export interface CallOwner {
   /** The sum of `completionTokens` is what was generated for `responses`. */
   onResponses(call: SessionCall, responses: readonly Uint8Array[], completionTokens: number): void;
   onEnd(call: SessionCall, end: CallEnd): void;
   /** It has more responses than may be kept: it cannot be resumed any more. */
   onForgotten(call: SessionCall): void;
+  /** Another owner has it from now on, which hears all that comes of it. */
+  onTaken(call: SessionCall): void;
 }
 
 /** All that a call said. */
@@ -98,8 +100,9 @@ export class SessionCall implements CallSink {
     if (!this.#end) this.running?.orphan?.();
   }
 
-  /** From now on it is `number` on another link, which has to tell what the call said. Only for what is resumable. */
+  /** From now on it is `number` on a link that has to tell all that the call said. Only for what is resumable. */
   adopt(owner: CallOwner, number: number): Said {
+    this.#owner.onTaken(this);
     this.#owner = owner;
     this.number = number;
     this.running?.adopt?.();

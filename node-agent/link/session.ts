@@ -13,10 +13,12 @@ import {
 import type { Clock, Timer } from "#kernel/clock.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
 import { atTurnEnd } from "#kernel/wire/index.ts";
-import { Outbox, type OutboxLimits } from "./outbox.ts";
+import type { CallFinder } from "./call-finder.ts";
 import type { HeldCalls } from "./held-calls.ts";
+import { Outbox, type OutboxLimits } from "./outbox.ts";
 import { PrefixFeed } from "./prefix-feed.ts";
 import type { PrefixChange, PrefixSource } from "./prefix-source.ts";
+import { RouterWatch } from "./router-watch.ts";
 import { type CallOwner, type CallSink, type RunningCall, SessionCall } from "./session-call.ts";
 
 /** Runs what routers ask for. A refusal is an end, not a throw. */
@@ -37,6 +39,10 @@ export interface SessionPipe {
   send(bytes: Uint8Array, start: number, end: number): void;
   /** Ends the stream behind what was sent, well or with the fault. */
   end(error: MeshError | undefined): void;
+  /** The router has read all that was sent before, once it answers. */
+  ping(onAnswer: () => void): void;
+  /** For a router that is gone: the connection is lost. */
+  cut(reason: string): void;
 }
 
 /** Encoded ReplicaLoads by replica. */
@@ -52,10 +58,14 @@ export interface SessionOptions {
   readonly clock: Clock;
   readonly runner: CallRunner;
   readonly held: HeldCalls;
+  /** Of this node's calls, whatever their link. */
+  readonly finder: CallFinder;
   /** The router's process (RouterHello.instance_id). */
   readonly instanceId: string;
   readonly onRefused: (reason: Reason) => void;
   readonly onCallOverflow: () => void;
+  /** Another link took a call from this one. */
+  readonly onCallTaken: () => void;
 }
 
 type Life =
@@ -73,9 +83,7 @@ export class Session implements CallOwner {
   readonly #outbox: Outbox;
   readonly #prefixes: PrefixFeed;
   readonly #calls = new Map<number, SessionCall>();
-  /** Ended since the last tick, and in the interval before: their ends may not have reached a router that dies now. */
-  #justEnded: SessionCall[] = [];
-  #endedBefore: SessionCall[] = [];
+  readonly #watch: RouterWatch;
   #life: Life = { kind: "open" };
   #sentSinceTick = false;
   #heartbeatDue = false;
@@ -88,12 +96,22 @@ export class Session implements CallOwner {
     this.#options = options;
     this.#outbox = new Outbox(options.limits);
     this.#prefixes = new PrefixFeed(options.prefixes);
+    const { pipe, heartbeatMs } = options;
+    this.#watch = new RouterWatch({
+      ask: (onAnswer) => pipe.ping(onAnswer),
+      onSilent: () => pipe.cut(`the router gave no sign of life for ${3 * heartbeatMs} ms`),
+    });
     this.#armHeartbeat();
     this.setLoads(options.readLoads());
   }
 
   get callCount(): number {
     return this.#calls.size;
+  }
+
+  /** Those that another router may take up. A router of an older release would not know what became of them. */
+  get attachedCalls(): Iterable<SessionCall> {
+    return this.#life.kind === "closed" || this.#options.instanceId === "" ? [] : this.#calls.values();
   }
 
   receive(batch: CallBatch): void {
@@ -103,6 +121,7 @@ export class Session implements CallOwner {
     for (const number of batch.cancels) {
       this.#calls.get(number)?.cancel(new MeshError(Reason.CANCELLED, "The caller cancelled the call."));
     }
+    if (batch.finds.length > 0) for (const found of this.#options.finder.answer(batch.finds)) this.setHeld(found);
     for (const replicaId of batch.resendPrefixes) this.#prefixes.resend(replicaId);
     if (batch.resendPrefixes.length > 0) this.flushSoon();
   }
@@ -124,7 +143,7 @@ export class Session implements CallOwner {
     this.flushSoon();
   }
 
-  /** A call is held, or no longer. */
+  /** A call is held, or no longer, or is where its router asked for it. */
   setHeld(news: HeldCall): void {
     this.#outbox.setHeld(news);
     this.flushSoon();
@@ -149,8 +168,7 @@ export class Session implements CallOwner {
     this.#life = { kind: "closed" };
     this.#tick?.cancel();
     this.cancelAll(linkEnded());
-    this.#forgetEnded();
-    this.#forgetEnded();
+    for (const call of this.#watch.takeUnheard()) call.forget();
     this.#options.pipe.end(error);
   }
 
@@ -159,9 +177,7 @@ export class Session implements CallOwner {
     const { held, instanceId } = this.#options;
     if (this.#life.kind === "open") {
       for (const [number, call] of this.#calls) if (held.hold(call, instanceId)) this.#calls.delete(number);
-      for (const calls of [this.#justEnded, this.#endedBefore]) {
-        for (const call of calls.splice(0)) if (!held.hold(call, instanceId)) call.forget();
-      }
+      for (const call of this.#watch.takeUnheard()) if (!held.hold(call, instanceId)) call.forget();
     }
     this.close();
   }
@@ -183,12 +199,20 @@ export class Session implements CallOwner {
     if (this.#life.kind === "closed") return call.forget();
     this.#outbox.end(call.number, call.start.replicaId, end);
     this.flushSoon();
-    if (call.resumable) this.#justEnded.push(call);
+    if (call.resumable) this.#watch.ended(call);
     else call.forget();
   }
 
   /** Of a call that goes on all the same. */
   onForgotten(): void {}
+
+  /** Its client came back through another link: the router here, if it lives, hears that it has the call no longer. */
+  onTaken(call: SessionCall): void {
+    this.#options.onCallTaken();
+    this.#calls.delete(call.number);
+    this.#outbox.end(call.number, call.start.replicaId, callEnd(resumedElsewhere()));
+    this.flushSoon();
+  }
 
   /** Sends what waits when this turn ends; also for the transport, which is writable again. */
   flushSoon(): void {
@@ -248,14 +272,14 @@ export class Session implements CallOwner {
   #resume(resume: ResumeCall): void {
     const { number } = resume;
     if (this.#isReused(number)) return;
-    const call = this.#refusal() ?? this.#options.held.take(resume);
+    const call = this.#refusal() ?? this.#options.finder.find(resume);
     if (call instanceof MeshError) {
       this.#options.onRefused(call.reason);
       this.#outbox.end(number, "", callEnd(call));
       return this.flushSoon();
     }
-    this.#calls.set(number, call);
     const { responses, completionTokens, end } = call.adopt(this, number);
+    this.#calls.set(number, call);
     this.#outbox.replay(number, call.start.replicaId, responses, completionTokens);
     this.flushSoon();
     if (end) this.onEnd(call, end);
@@ -269,15 +293,6 @@ export class Session implements CallOwner {
     return true;
   }
 
-  /** What ended before the last tick. */
-  #forgetEnded(): void {
-    const before = this.#endedBefore;
-    this.#endedBefore = this.#justEnded;
-    this.#justEnded = before;
-    for (const call of before) call.forget();
-    before.length = 0;
-  }
-
   #refusal(): MeshError | undefined {
     if (this.#life.kind !== "open")
       return new MeshError(Reason.DRAINING, "The node is shutting down; try another one.");
@@ -288,23 +303,30 @@ export class Session implements CallOwner {
     });
   }
 
-  /** Looks twice an interval, so that the gap between two messages never exceeds one. */
+  /** Looks twice an interval, so that the gap between two messages never exceeds one, or half of one while calls run. */
   #armHeartbeat(): void {
     this.#tick = this.#options.clock.setTimer(
       this.#options.heartbeatMs / 2,
       () => {
         if (this.#life.kind === "closed") return;
-        if (!this.#sentSinceTick) {
+        const isBusy = this.#calls.size > 0;
+        if (isBusy || !this.#sentSinceTick) {
           this.#heartbeatDue = true;
           this.flushSoon();
         }
         this.#sentSinceTick = false;
-        this.#forgetEnded();
         this.#armHeartbeat();
+        // Maybe the end of this session.
+        this.#watch.tick(isBusy);
       },
       { unref: true },
     );
   }
+}
+
+function resumedElsewhere(): MeshError {
+  const message = "The call's client resumed it over another connection, which has the rest of it.";
+  return new MeshError(Reason.RESUMED_ELSEWHERE, message);
 }
 
 function linkEnded(): MeshError {

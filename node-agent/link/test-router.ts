@@ -92,6 +92,11 @@ export class TestRouter {
     return call;
   }
 
+  /** Asks where calls are. */
+  find(...finds: { callId: string; keyId: string }[]): void {
+    this.send({ case: "calls", value: { finds } });
+  }
+
   cancel(...cancels: number[]): void {
     this.send({ case: "calls", value: { cancels } });
   }

@@ -6,7 +6,7 @@ import type { Permit } from "../admission/limits.ts";
 import type { Queues } from "../admission/queues.ts";
 import type { Rooms } from "../admission/rooms.ts";
 import type { Health } from "../failure/health.ts";
-import type { LinkResume, LinkStart } from "../link/call-queue.ts";
+import type { LinkFind, LinkResume, LinkStart } from "../link/call-queue.ts";
 import type { LinkCall, LinkCallEvents } from "../link/link-call.ts";
 import type { Need } from "../routing/need.ts";
 import type { ReplicaView } from "../routing/replica-view.ts";
@@ -34,7 +34,7 @@ export interface CallSettings {
   readonly maxAttempts: number;
   /** Times a call with output may go on elsewhere. */
   readonly maxMoves: number;
-  /** How long a call that is resumed waits for word of who holds it. */
+  /** How long a call that is resumed waits for word of who has it. */
   readonly resumeWaitMs: number;
   /** Bytes generated for a client that has not taken them. */
   readonly maxBufferedBytes: number;
@@ -46,6 +46,10 @@ export interface CallLinks {
   replica(nodeId: string, replicaId: string): ReplicaView | undefined;
   /** Undefined when the replica takes no calls at this moment. */
   start(nodeId: string, start: LinkStart, events: LinkCallEvents): LinkCall | undefined;
+  /** How many nodes `find` asks. */
+  readonly size: number;
+  /** Asks all nodes for a call; `ResumableCalls` hears of those that have it. */
+  find(call: LinkFind): void;
   /** Undefined when the node's link is down. */
   resume(nodeId: string, resume: LinkResume, events: LinkCallEvents): LinkCall | undefined;
   /** Calls `listener` when a replica may have become ready, until the returned function is called. */

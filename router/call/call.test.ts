@@ -46,6 +46,17 @@ describe("a call", () => {
     },
   );
 
+  test.each([
+    { reason: Reason.NODE_LOST, attempts: 2 },
+    { reason: Reason.DRAINING, attempts: 2 },
+    { reason: Reason.ENGINE_FAILED, attempts: 1 },
+  ])("once the budget for retries is spent, is dispatched $attempts times for reason $reason", (given) => {
+    const { links, health, ask } = begin({ ready: ["r1", "r2"] });
+    while (health.mayRetry("d"));
+    ask(0).call.onEnd(end(given.reason));
+    expect(links.starts).toHaveLength(given.attempts);
+  });
+
   test.each([Reason.INVALID_REQUEST, Reason.CONTEXT_LENGTH_EXCEEDED, Reason.INTERNAL])(
     "does not go elsewhere for reason %i",
     (reason) => {

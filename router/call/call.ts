@@ -14,11 +14,11 @@ import { Hedge } from "./hedge.ts";
 import { Recording } from "./recording.ts";
 import type { Resumable } from "./resumable-calls.ts";
 import { Resumption, linkResume, pickedAgain, refusedResume } from "./resumption.ts";
-import { mayRetryElsewhere } from "./retry.ts";
+import { isExtraWork, mayRetryElsewhere } from "./retry.ts";
 import { Search } from "./search.ts";
 import type { RunningCall } from "./sink.ts";
 import { staysBecause } from "./stay.ts";
-import { Tally } from "./tally.ts";
+import { Tally, nothingCounted } from "./tally.ts";
 
 /**
  * searching → asking → relaying → settled, with `cancelling` between our cancel and the agent's last word. A failed
@@ -130,6 +130,7 @@ export class Call implements RunningCall, AttemptOwner {
     switch (state.kind) {
       case "cancelling":
         state.timer.cancel();
+        if (end.reason === Reason.RESUMED_ELSEWHERE) return this.#settle(Outcome.FAILED, errorOf(end), undefined);
         return this.#settle(state.outcome, state.error, end.usage);
       case "asking":
       case "relaying":
@@ -145,8 +146,8 @@ export class Call implements RunningCall, AttemptOwner {
       this.#settle(Outcome.COMPLETED, undefined, end.usage);
       return this.#delivery.finish();
     }
-    const { reason, message, field, limit } = end;
-    const error = new MeshError(reason, message, { field, limit });
+    const { reason } = end;
+    const error = errorOf(end);
     if (this.#resumption && !this.#startedSent) return this.#fail(refusedResume(error, this.#spec.context), end.usage);
     const other = state.kind === "asking" ? state.attempts.find((one) => one && one !== attempt) : undefined;
     if (other) {
@@ -271,8 +272,8 @@ export class Call implements RunningCall, AttemptOwner {
   /** For an attempt that failed with nothing of it at the client. */
   #beginAgain({ picked }: Attempt, error: MeshError, usage: Usage | undefined): void {
     const { settings, health, metrics } = this.#parts;
-    if (this.#dispatches >= settings.maxAttempts || !health.mayRetry(picked.deployment))
-      return this.#fail(error, usage);
+    const mayRetry = !isExtraWork(error.reason) || health.mayRetry(picked.deployment);
+    if (this.#dispatches >= settings.maxAttempts || !mayRetry) return this.#fail(error, usage);
     metrics.retried(error.row.openAiCode ?? "");
     this.#tally.restart();
     this.#hedge.over(undefined);
@@ -367,22 +368,24 @@ export class Call implements RunningCall, AttemptOwner {
     this.#state = { kind: "settled" };
     const { clock, settle, queues, metrics } = this.#parts;
     const { context, model, labels, permit, span, startedAtMs } = this.#spec;
-    // Somebody else's call, of which nothing came here: there is nothing to account for.
+    // Somebody else's call, of which nothing came here.
     const isForeign = this.#resumption !== undefined && !this.#startedSent;
+    // Whoever has the call accounts for all of it.
+    const isTaken = error?.reason === Reason.RESUMED_ELSEWHERE;
     if (this.#resumption) metrics.resumed(isForeign ? (error?.row.openAiCode ?? "") : "resumed");
     this.#deadline.cancel();
     this.#hedge.over(undefined);
     this.#recording.end();
     permit.release();
     const nowMs = clock.monotonicMs();
-    const counted = this.#tally.result(usage, this.#startMs, nowMs);
+    const counted = isTaken ? nothingCounted : this.#tally.result(usage, this.#startMs, nowMs);
     if (this.#picked) {
       queues.charge(this.#picked.deployment, context.principal.projectId, counted.completionTokens);
     }
     const settlement = {
       ...counted,
       context,
-      model: isForeign ? "" : (this.#picked?.model ?? model),
+      model: isForeign || isTaken ? "" : (this.#picked?.model ?? model),
       deployment: this.#picked?.deployment ?? "",
       nodeId: this.#picked?.nodeId ?? "",
       outcome,
@@ -396,6 +399,10 @@ export class Call implements RunningCall, AttemptOwner {
     };
     settle(settlement, span);
   }
+}
+
+function errorOf({ reason, message, field, limit }: CallEnd): MeshError {
+  return new MeshError(reason, message, { field, limit });
 }
 
 function withText({ reason, field, limit, retryAfterMs, cause }: MeshError, message: string): MeshError {

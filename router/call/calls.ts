@@ -23,7 +23,7 @@ export interface CallContext {
   readonly timeoutMs: number | undefined;
   /** W3C traceparent of the client, if it sent one. */
   readonly traceparent: string | undefined;
-  /** A call of this id and key was broken off by the death of its router, and goes on here; absent for a new call. */
+  /** The client lost its router, or its way to it, under a call of this id and key, which goes on here. */
   readonly resumes?: boolean;
   /** Absent where the caller cannot say anything about it. */
   readonly routing?: RoutingHints;

@@ -6,7 +6,7 @@ import type { LinkResume } from "../link/call-queue.ts";
 import type { Picked } from "../routing/routes.ts";
 import type { CallParts, CallSpec } from "./call-parts.ts";
 import type { CallContext } from "./calls.ts";
-import type { Resumable } from "./resumable-calls.ts";
+import type { CallName, Resumable } from "./resumable-calls.ts";
 
 export interface ResumptionEvents {
   /** The call was found. False: its node cannot be asked, and the wait goes on. */
@@ -15,13 +15,22 @@ export interface ResumptionEvents {
 }
 
 /**
- * The search for a call whose router died: its client may be back before the agent saw the break, or its word of it is
- * here, so it waits for a while.
+ * Nodes that have the call are waited for this long after the first: two may, where it moved or was hedged, and the later
+ * attempt has all that the client has.
+ */
+const choiceMs = 100;
+
+/**
+ * The search for a call whose client lost its router. Its node may hold it and have said so; may still take the router
+ * for alive, so all nodes are asked; or may say so only when it misses the router, so the call waits for a while.
  */
 export class Resumption {
   readonly #parts: CallParts;
   readonly #context: CallContext;
   readonly #events: ResumptionEvents;
+  /** That node has the call on the link of some router. */
+  #attached: Resumable | undefined;
+  #choice: Timer | undefined;
   #timer: Timer | undefined;
   #stopListening = (): void => {};
 
@@ -32,31 +41,50 @@ export class Resumption {
   }
 
   begin(): void {
-    if (this.#look()) return;
-    const { resumables, clock, settings } = this.#parts;
-    const { callId, principal } = this.#context;
-    this.#stopListening = resumables.onHeld(principal.keyId, callId, () => {
-      if (this.#look()) this.stop();
+    if (this.#take()) return;
+    const { resumables, pool, clock, settings } = this.#parts;
+    this.#stopListening = resumables.onFound(this.#name, (attached) => {
+      if (attached) this.#consider(attached);
+      else this.#take();
     });
     this.#timer = clock.setTimer(settings.resumeWaitMs, () => {
       this.stop();
-      this.#events.onGivenUp(notHeld(this.#context));
+      this.#events.onGivenUp(notHere(this.#context));
     });
+    if (resumables.mayAsk(pool.size)) pool.find(this.#name);
   }
 
   stop(): void {
     this.#timer?.cancel();
+    this.#choice?.cancel();
     this.#stopListening();
   }
 
-  #look(): boolean {
+  get #name(): CallName {
     const { callId, principal } = this.#context;
-    const held = this.#parts.resumables.find(principal.keyId, callId);
-    return held !== undefined && this.#events.onFound(held);
+    return { callId, keyId: principal.keyId };
+  }
+
+  #consider(attached: Resumable): void {
+    if (!this.#attached || attached.attempt > this.#attached.attempt) this.#attached = attached;
+    this.#choice ??= this.#parts.clock.setTimer(choiceMs, () => {
+      this.#choice = undefined;
+      if (!this.#take()) this.#attached = undefined;
+    });
+  }
+
+  /** True once it has the call. */
+  #take(): boolean {
+    const held = this.#parts.resumables.find(this.#name);
+    const attached = this.#attached;
+    const found = held && attached ? (held.attempt >= attached.attempt ? held : attached) : (held ?? attached);
+    if (!found || !this.#events.onFound(found)) return false;
+    this.stop();
+    return true;
   }
 }
 
-/** A held call's replica, as if it had been picked for it. */
+/** The replica of a call that was found, as if it had been picked for it. */
 export function pickedAgain({ nodeId, replicaId, model, deployment }: Resumable): Picked {
   return {
     nodeId,
@@ -67,7 +95,7 @@ export function pickedAgain({ nodeId, replicaId, model, deployment }: Resumable)
     routing: undefined,
     explanation: undefined,
     dispatched() {
-      throw new Error("invariant violated: a held call is dispatched");
+      throw new Error("invariant violated: a resumed call is dispatched");
     },
   };
 }
@@ -79,17 +107,17 @@ export function linkResume({ context, request }: CallSpec, { replicaId }: Resuma
 
 /** What an agent says of a resume that it refuses, in the words of the client's protocol. */
 export function refusedResume(error: MeshError, context: CallContext): MeshError {
-  if (error.reason === Reason.NOT_FOUND) return notHeld(context);
+  if (error.reason === Reason.NOT_FOUND) return notHere(context);
   if (error.reason !== Reason.INVALID_REQUEST) return error;
   const field = headerOf(context);
   const message = `${field} names call ${context.callId}, which began with another request; repeat that one unchanged.`;
   return new MeshError(Reason.INVALID_REQUEST, message, { field });
 }
 
-function notHeld(context: CallContext): MeshError {
+function notHere(context: CallContext): MeshError {
   const field = headerOf(context);
-  const why = "its time to be resumed is over, its router still has it, or this key has no such call";
-  const message = `${field} names call ${context.callId}, which no node holds: ${why}. Send the request without it.`;
+  const why = "it is over, its time to be resumed is, or this key has no such call";
+  const message = `${field} names call ${context.callId}, which no node has: ${why}. Send the request without it.`;
   return new MeshError(Reason.NOT_FOUND, message, { field });
 }
 

@@ -17,6 +17,14 @@ export function mayRetryElsewhere(reason: Reason): boolean {
 }
 
 /**
+ * Whether such a retry is under the budget for work that is done twice. A node that is lost or drained has stopped to
+ * work on its calls, all at once: they go elsewhere, as calls do that have output already.
+ */
+export function isExtraWork(reason: Reason): boolean {
+  return reason !== Reason.NODE_LOST && reason !== Reason.DRAINING;
+}
+
+/**
  * Whether the same replica may be asked again later: one that is full said no, and waiting only adds to its queue; one
  * that would have said something else will do so again.
  */

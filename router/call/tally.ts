@@ -18,6 +18,15 @@ export interface TallyResult {
   readonly interTokenMs: number | undefined;
 }
 
+/** Of a call that somebody else accounts for. */
+export const nothingCounted: TallyResult = {
+  promptTokens: 0,
+  cachedTokens: 0,
+  completionTokens: 0,
+  ttftMs: undefined,
+  interTokenMs: undefined,
+};
+
 /** What one call has cost so far, counted without decoding what is relayed. Times are those of the monotonic clock. */
 export class Tally {
   #promptTokens = 0;

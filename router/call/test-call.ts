@@ -18,7 +18,7 @@ import { Fleet } from "../routing/fleet.ts";
 import { PrefixIndex } from "../routing/prefix-index.ts";
 import { Routes } from "../routing/routes.ts";
 import { routingMetrics } from "../routing/routing-metrics.ts";
-import type { LinkResume, LinkStart } from "../link/call-queue.ts";
+import type { LinkFind, LinkResume, LinkStart } from "../link/call-queue.ts";
 import { LinkCall, type LinkCallEvents } from "../link/link-call.ts";
 import { LinkReplica } from "../link/link-replica.ts";
 import { Call } from "./call.ts";
@@ -51,6 +51,8 @@ class ScriptedLinks implements CallLinks {
   readonly full = new Set<string>();
   readonly starts: (Dispatched & { readonly start: LinkStart })[] = [];
   readonly resumes: (Dispatched & { readonly resume: LinkResume })[] = [];
+  readonly finds: LinkFind[] = [];
+  readonly size = 4;
   /** The node of a held call can be asked. */
   reachable = true;
   readonly #listeners = new Set<() => void>();
@@ -105,6 +107,10 @@ class ScriptedLinks implements CallLinks {
     const dispatched = new Dispatched(start.replicaId, events, this.#clock);
     this.starts.push(Object.assign(dispatched, { start: { ...start, relayed } }));
     return dispatched.call;
+  }
+
+  find(call: LinkFind): void {
+    this.finds.push(call);
   }
 
   resume(_nodeId: string, resume: LinkResume, events: LinkCallEvents) {
@@ -200,6 +206,7 @@ interface Options {
   readonly forgetful?: readonly string[];
   /** It was another router's. */
   readonly resumes?: boolean;
+  readonly asksPerSecond?: number;
   readonly routing?: { readonly hedgeAfterMs: number; readonly hedgePercent?: number };
 }
 
@@ -228,7 +235,7 @@ export function begin(options: Options = {}) {
   });
   links.queues = queues;
   const settlements: Settlement[] = [];
-  const resumables = new ResumableCalls({ maxCalls: 2, metrics });
+  const resumables = new ResumableCalls({ maxCalls: 2, asksPerSecond: options.asksPerSecond ?? 100, clock, metrics });
   const client = new TestClient();
   const permits = { released: 0 };
   const call = new Call(
@@ -276,7 +283,7 @@ export function begin(options: Options = {}) {
   );
   call.begin();
   const ask = (index: number) => links.starts[index] ?? never();
-  return { clock, links, resumables, settlements, client, permits, call, ask, metrics };
+  return { clock, links, resumables, settlements, client, permits, call, ask, metrics, health };
 }
 
 /** One step's news of a call, lent. */

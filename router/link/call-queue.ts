@@ -2,6 +2,7 @@ import type { Method } from "#gen/helixmesh/link/v1/link_pb.ts";
 import {
   CallBatchSchema,
   ConnectRequestSchema,
+  FindCallSchema,
   ResumeCallSchema,
   StartCallSchema,
 } from "#gen/helixmesh/link/v1/link_pb.ts";
@@ -27,10 +28,14 @@ export interface LinkStart {
   readonly attempt: number;
 }
 
-/** A call that its agent holds, as this router takes it up. */
-export interface LinkResume {
+/** A call that this router is to resume and does not know the node of. */
+export interface LinkFind {
   readonly callId: string;
   readonly keyId: string;
+}
+
+/** A call that its agent has, as this router takes it up. */
+export interface LinkResume extends LinkFind {
   readonly replicaId: string;
   /** Of the request message, encoded. */
   readonly requestSha256: Uint8Array;
@@ -45,9 +50,11 @@ const {
   cancels: cancelsField,
   resendPrefixes: resendField,
   resumes: resumesField,
+  finds: findsField,
 } = CallBatchSchema.field;
 const field = StartCallSchema.field;
 const resumeField = ResumeCallSchema.field;
+const findField = FindCallSchema.field;
 
 interface QueuedStart {
   readonly number: number;
@@ -67,11 +74,13 @@ const writer = new ProtoWriter();
 export class CallQueue {
   #starts: QueuedStart[] = [];
   #resumes: QueuedResume[] = [];
+  #finds: LinkFind[] = [];
   #cancels: number[] = [];
   readonly #resends = new Set<string>();
 
   get isEmpty(): boolean {
-    return this.#starts.length + this.#resumes.length + this.#cancels.length + this.#resends.size === 0;
+    const { length } = this.#starts;
+    return length + this.#resumes.length + this.#finds.length + this.#cancels.length + this.#resends.size === 0;
   }
 
   start(number: number, start: LinkStart): void {
@@ -80,6 +89,10 @@ export class CallQueue {
 
   resume(number: number, resume: LinkResume): void {
     this.#resumes.push({ number, resume });
+  }
+
+  find(call: LinkFind): void {
+    this.#finds.push(call);
   }
 
   cancel(number: number): void {
@@ -94,6 +107,7 @@ export class CallQueue {
   clear(): void {
     this.#starts = [];
     this.#resumes = [];
+    this.#finds = [];
     this.#cancels = [];
     this.#resends.clear();
   }
@@ -111,15 +125,18 @@ export class CallQueue {
     // Behind the last start, so that none is cancelled before the agent knows it.
     const isLast = this.#starts.length === 0;
     const resumes = isLast ? this.#resumes : [];
+    const finds = isLast ? this.#finds : [];
     const cancels = isLast ? this.#cancels : [];
     const resends = isLast ? [...this.#resends] : [];
     for (const queued of resumes) length += lengthDelimitedBytes(resumeBytes(queued));
+    for (const call of finds) length += lengthDelimitedBytes(findBytes(call));
     for (const number of cancels) length += uintBytes(number);
     for (const id of resends) length += stringBytes(id);
     writer.clear();
     writer.lengthDelimited(calls, length);
     for (const start of starts) writeStart(start);
     for (const queued of resumes) writeResume(queued);
+    for (const call of finds) writeFind(call);
     for (const number of cancels) writer.uint(cancelsField.number, number);
     for (const id of resends) writer.string(resendField.number, id);
     if (isLast) this.clear();
@@ -165,6 +182,16 @@ function writeResume(queued: QueuedResume): void {
   writer.string(resumeField.callId.number, resume.callId);
   writer.string(resumeField.keyId.number, resume.keyId);
   writer.raw(resumeField.requestSha256.number, resume.requestSha256);
+}
+
+function findBytes({ callId, keyId }: LinkFind): number {
+  return stringBytes(callId) + stringBytes(keyId);
+}
+
+function writeFind(call: LinkFind): void {
+  writer.lengthDelimited(findsField.number, findBytes(call));
+  writer.string(findField.callId.number, call.callId);
+  writer.string(findField.keyId.number, call.keyId);
 }
 
 function wholeMs(timeoutMs: number): number {

@@ -56,6 +56,7 @@ function open() {
     instanceId: "router_1",
     transport,
     connectTimeoutMs: 2_000,
+    patienceMs: 1_000,
     backoff: new Backoff({ initialMs: 100, maxMs: 1_000 }, seededRandom(1)),
     clock,
     logger: silentLogger,
@@ -78,7 +79,10 @@ function open() {
     last().events.onMessage(bytes, 0, bytes.length);
   };
   const greet = (
-    hello: { version?: number; nodeId?: string; prefixBlockBytes?: number; heldCalls?: { callId: string }[] } = {},
+    hello: Partial<Record<"version" | "prefixBlockBytes" | "busyHeartbeatIntervalMs", number>> & {
+      nodeId?: string;
+      heldCalls?: { callId: string }[];
+    } = {},
   ): void =>
     receive({
       case: "hello",
@@ -237,18 +241,46 @@ describe("a link", () => {
 
   const running = { replicaId: "r1", running: 1, stepTimeUs: 10_000 };
 
-  test("with running calls of a known pace is lost after one heartbeat and a half", () => {
+  test("with running calls of a known pace is lost after two of the heartbeats that are due then", () => {
     const { link, clock, greet, receive } = open();
-    greet();
+    greet({ busyHeartbeatIntervalMs: 600 });
     receive({ case: "step", value: { loads: [running] } });
     clock.advance(500);
     startCall(link);
     clock.advance(900);
     receive({ case: "step", value: { deltas: [{ number: 1, completionTokens: 1 }] } });
-    clock.advance(1_499);
+    clock.advance(1_199);
     expect(link.kind).toBe("up");
     clock.advance(2);
     expect(link.kind).toBe("waiting");
+  });
+
+  test("is not lost for what its agent need not say before the first call", () => {
+    const { link, clock, greet, receive } = open();
+    greet({ busyHeartbeatIntervalMs: 500 });
+    receive({ case: "step", value: { loads: [running] } });
+    clock.advance(1_900);
+    startCall(link);
+    clock.advance(999);
+    expect(link.kind).toBe("up");
+    clock.advance(2);
+    expect(link.kind).toBe("waiting");
+  });
+
+  test("is given the router's patience, and an older agent the heartbeats that it knows", () => {
+    for (const { busyHeartbeatIntervalMs, limitMs } of [
+      { busyHeartbeatIntervalMs: 100, limitMs: 1_000 },
+      { busyHeartbeatIntervalMs: 0, limitMs: 2_000 },
+    ]) {
+      const { link, clock, greet, receive } = open();
+      greet({ busyHeartbeatIntervalMs });
+      receive({ case: "step", value: { loads: [running] } });
+      startCall(link);
+      clock.advance(limitMs - 1);
+      expect(link.kind).toBe("up");
+      clock.advance(2);
+      expect(link.kind).toBe("waiting");
+    }
   });
 
   test.each([

@@ -16,7 +16,7 @@ import type { Logger } from "#kernel/log.ts";
 import { NumberMap } from "#kernel/number-map.ts";
 import { atTurnEnd } from "#kernel/wire/index.ts";
 import type { ReplicaView } from "../routing/replica-view.ts";
-import { CallQueue, type LinkResume, type LinkStart } from "./call-queue.ts";
+import { CallQueue, type LinkFind, type LinkResume, type LinkStart } from "./call-queue.ts";
 import { LinkCall, type LinkCallEvents } from "./link-call.ts";
 import type { LinkMetrics } from "./link-metrics.ts";
 import { LinkReplica } from "./link-replica.ts";
@@ -35,6 +35,8 @@ export interface LinkOptions {
   readonly transport: LinkTransport;
   /** From opening the connection to the agent's hello. */
   readonly connectTimeoutMs: number;
+  /** No shorter silence of an agent with running calls is its loss. */
+  readonly patienceMs: number;
   readonly backoff: Backoff;
   readonly clock: Clock;
   readonly logger: Logger;
@@ -45,7 +47,7 @@ export interface LinkOptions {
   readonly onLoad: (replicaId: string) => void;
   /** News of what a replica's cache holds. "gap": something before it is missing, so a snapshot must come. */
   readonly onPrefixes: (digest: PrefixDigest, blockBytes: number) => "ok" | "gap";
-  /** The agent holds a call whose router is gone, or holds it no longer. */
+  /** The agent holds a call whose router is gone, or holds it no longer, or has one that this router asked for. */
   readonly onHeld: (news: HeldCall) => void;
   /** Nothing is known any more of what the node's caches hold, nor of the calls that it holds. */
   readonly onForget: () => void;
@@ -118,7 +120,14 @@ export class Link {
     return this.#run(number, replica, state.silence, events);
   }
 
-  /** As `start`, for a call that the agent holds, whatever its replica takes besides. */
+  /** Asks whether the agent has the call; if so, `onHeld` hears it. */
+  find(call: LinkFind): void {
+    if (this.#state.kind !== "up") return;
+    this.#queue.find(call);
+    this.#flushSoon();
+  }
+
+  /** As `start`, for a call that the agent has, whatever its replica takes besides. */
   resume(resume: LinkResume, events: LinkCallEvents): LinkCall | undefined {
     const state = this.#state;
     const replica = this.#replicas.get(resume.replicaId);
@@ -133,7 +142,7 @@ export class Link {
     const call = new LinkCall(number, replica, events, this);
     this.#calls.set(number, call);
     this.#flushSoon();
-    silence.tighten();
+    silence.tighten(this.#calls.size === 1);
     return call;
   }
 
@@ -272,7 +281,7 @@ export class Link {
   }
 
   #greet(state: LinkState & { kind: "greeting" }, hello: AgentHello): void {
-    const { nodeId, backoff, clock, logger, metrics, target } = this.#options;
+    const { nodeId, backoff, clock, logger, metrics, target, patienceMs } = this.#options;
     if (hello.version !== protocolVersion) {
       this.#lose(state.stream, new Error(`the agent chose version ${hello.version}, we speak ${protocolVersion}`));
       return;
@@ -287,9 +296,12 @@ export class Link {
     for (const info of hello.replicas) this.#setReplica(info);
     this.#prefixBlockBytes = hello.prefixBlockBytes;
     for (const held of hello.heldCalls) this.#options.onHeld(held);
+    const { heartbeatIntervalMs, busyHeartbeatIntervalMs } = hello;
     const silence = new Silence({
       clock,
-      heartbeatMs: Math.max(1, hello.heartbeatIntervalMs),
+      heartbeatMs: Math.max(1, heartbeatIntervalMs),
+      busyHeartbeatMs: Math.max(1, busyHeartbeatIntervalMs || heartbeatIntervalMs),
+      patienceMs,
       stepMs: () => this.#stepMs(),
       onSilent: (ms) => this.#lose(state.stream, new Error(`the agent was silent for ${Math.round(ms)} ms`)),
     });

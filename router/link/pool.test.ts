@@ -24,6 +24,7 @@ function newPool(): LinkPool {
     subset: new NodeSubset({ own: { id: "router", zone: "" }, all: [], maxLinks: 0 }),
     transport: createWireLinkTransport({ connectTimeoutMs: 2_000, clock: systemClock }),
     connectTimeoutMs: 2_000,
+    patienceMs: 1_000,
     onPrefixes: () => "ok",
     onForget: () => {},
     onHeld: () => {},

@@ -6,7 +6,7 @@ import type { Metrics } from "#kernel/metrics.ts";
 import type { Random } from "#kernel/random.ts";
 import type { IndexedSnapshot } from "../discovery/snapshot.ts";
 import type { ReplicaView } from "../routing/replica-view.ts";
-import type { LinkResume, LinkStart } from "./call-queue.ts";
+import type { LinkFind, LinkResume, LinkStart } from "./call-queue.ts";
 import { Link } from "./link.ts";
 import type { LinkCall, LinkCallEvents } from "./link-call.ts";
 import { type LinkMetrics, linkMetrics } from "./link-metrics.ts";
@@ -20,6 +20,8 @@ export interface PoolOptions {
   readonly transport: LinkTransport;
   readonly subset: NodeSubset;
   readonly connectTimeoutMs: number;
+  /** No shorter silence of an agent with running calls is its loss. */
+  readonly patienceMs: number;
   readonly clock: Clock;
   readonly random: Random;
   readonly logger: Logger;
@@ -28,7 +30,7 @@ export interface PoolOptions {
   readonly onPrefixes: (nodeId: string, digest: PrefixDigest, blockBytes: number) => "ok" | "gap";
   /** A replica's load came. */
   readonly onLoad: (nodeId: string, replicaId: string) => void;
-  /** The node holds a call whose router is gone, or holds it no longer. */
+  /** The node holds a call whose router is gone, or holds it no longer, or has one that this router asked for. */
   readonly onHeld: (nodeId: string, news: HeldCall) => void;
   /** Nothing is known any more of what the node's caches hold, nor of the calls that it holds: its link is down. */
   readonly onForget: (nodeId: string) => void;
@@ -86,6 +88,16 @@ export class LinkPool {
     return this.#links.get(nodeId)?.resume(resume, events);
   }
 
+  /** Links of the pool, up or not. */
+  get size(): number {
+    return this.#links.size;
+  }
+
+  /** Asks all nodes whether they have the call; `onHeld` hears of those that do. */
+  find(call: LinkFind): void {
+    for (const link of this.#links.values()) link.find(call);
+  }
+
   /**
    * Calls `listener` whenever a replica may have become ready or stopped to be, with its node or, when it may be of any,
    * without; in the order of subscription, until the returned function is called.
@@ -113,7 +125,7 @@ export class LinkPool {
   }
 
   #newLink(nodeId: string, target: { address: string; token: string }): Link {
-    const { routerId, instanceId, transport, connectTimeoutMs, clock, random, logger } = this.#options;
+    const { routerId, instanceId, transport, connectTimeoutMs, patienceMs, clock, random, logger } = this.#options;
     const { onPrefixes, onForget, onLoad, onHeld } = this.#options;
     return new Link({
       nodeId,
@@ -122,6 +134,7 @@ export class LinkPool {
       instanceId,
       transport,
       connectTimeoutMs,
+      patienceMs,
       backoff: new Backoff({ initialMs: 100, maxMs: 5_000 }, random),
       clock,
       logger,
