@@ -5,6 +5,7 @@ import { runLoadBench } from "./load.ts";
 import { runRelayBench } from "./relay.ts";
 import { writeReadmeTables } from "./report.ts";
 import { runRoutingBench } from "./routing.ts";
+import { runVanishBench } from "./vanish.ts";
 
 const benches: Record<string, { readonly about: string; readonly run: (flags: readonly string[]) => Promise<void> }> = {
   engine: { about: "1 and 16 clients stream stories from Pocket: the mesh beside llama-server", run: runEngineBench },
@@ -20,6 +21,10 @@ const benches: Record<string, { readonly about: string; readonly run: (flags: re
   routing: {
     about: "8 to 4,000 simulated nodes: hit rate, TTFT and goodput of each routing policy, and what a pick costs",
     run: runRoutingBench,
+  },
+  vanish: {
+    about: "what clients see when the host of a node or a router vanishes (Linux, root, iproute2)",
+    run: runVanishBench,
   },
   readme: { about: "write the tables of bench/README.md from bench/results", run: writeReadmeTables },
 };
