@@ -180,7 +180,7 @@ export async function serveRouter(
     if (draining) return "draining";
     return discovery.present ? undefined : "no snapshot yet: the control plane has not answered, and none is on disk";
   };
-  const authenticator = new Authenticator(clock);
+  const authenticator = new Authenticator({ maxRememberedKeys: settings.maxRememberedKeys, clock, metrics });
   const doors = await openDoors({
     host: settings.host,
     port: settings.port,

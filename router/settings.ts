@@ -287,6 +287,14 @@ export const routerSettings = defineSettings({
     max: 10_000_000,
     doc: "Nodes asked in a second, all calls together, for calls that clients resume and no node holds; beyond it clients wait until their router is missed.",
   }),
+  maxRememberedKeys: setting.integer({
+    env: "HELIXMESH_ROUTER_MAX_REMEMBERED_KEYS",
+    flag: "max-remembered-keys",
+    default: 1_024,
+    min: 0,
+    max: 1_000_000,
+    doc: "API keys whose secrets are not hashed anew for each call, but kept in memory for a minute at most.",
+  }),
   maxResumableCalls: setting.integer({
     env: "HELIXMESH_ROUTER_MAX_RESUMABLE_CALLS",
     flag: "max-resumable-calls",

@@ -5,6 +5,7 @@ import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
 import { KeyRole } from "#gen/helixmesh/type/v1/type_pb.ts";
 import { createApiKey } from "#kernel/api-key.ts";
 import { ManualClock } from "#kernel/clock.ts";
+import { Metrics } from "#kernel/metrics.ts";
 import { Authenticator } from "./authenticate.ts";
 
 const key = createApiKey();
@@ -21,8 +22,12 @@ function tableOf(change: Change = {}): ReadonlyMap<string, Key> {
   return new Map([[keyId, create(KeySchema, known)]]);
 }
 
+function authenticatorAt(clock = new ManualClock(1_000), maxRememberedKeys = 2, metrics = new Metrics("test")) {
+  return new Authenticator({ clock, maxRememberedKeys, metrics });
+}
+
 function attempt(authorization: string | null | undefined, change: Change = {}) {
-  return new Authenticator(new ManualClock(1_000)).authenticate(authorization, tableOf(change));
+  return authenticatorAt().authenticate(authorization, tableOf(change));
 }
 
 const refusal = (reason: Reason) => expect.objectContaining({ reason });
@@ -54,7 +59,7 @@ describe("authentication", () => {
   describe("of a key that was good before", () => {
     const header = `Bearer ${key.text}`;
     function second(change: Change, clock = new ManualClock(1_000)) {
-      const authenticator = new Authenticator(clock);
+      const authenticator = authenticatorAt(clock);
       authenticator.authenticate(header, tableOf({ expiresAtMs: 2_000n }));
       return (authorization = header) => authenticator.authenticate(authorization, tableOf(change));
     }
@@ -71,11 +76,30 @@ describe("authentication", () => {
     });
 
     test("refuses it when it is revoked, and every other secret of it", () => {
-      const authenticator = new Authenticator(new ManualClock(1_000));
+      const authenticator = authenticatorAt();
       authenticator.authenticate(header, tableOf());
       expect(() => authenticator.authenticate(header, new Map())).toThrow(refusal(Reason.INVALID_API_KEY));
       const other = `${header.slice(0, -1)}${header.endsWith("0") ? "1" : "0"}`;
       expect(() => authenticator.authenticate(other, tableOf())).toThrow(refusal(Reason.INVALID_API_KEY));
+    });
+
+    test.each([0, 1, 2])("remembers at most %i, and all are known as ever", async (maxRememberedKeys) => {
+      const metrics = new Metrics("test");
+      const clock = new ManualClock(1_000);
+      const authenticator = authenticatorAt(clock, maxRememberedKeys, metrics);
+      const keys = [key, createApiKey(), createApiKey()];
+      const fields = { role: KeyRole.INFERENCE, projectId: "p" };
+      const table = new Map(
+        keys.map(({ id, secretSha256 }) => [id, create(KeySchema, { keyId: id, secretSha256, ...fields })]),
+      );
+      for (const { id, text } of [...keys, ...keys]) {
+        expect(authenticator.authenticate(`Bearer ${text}`, table)).toEqual({ keyId: id, projectId: "p" });
+      }
+      expect(clock.pendingTimers).toBe(Math.min(1, maxRememberedKeys));
+      const forgotten = new RegExp(
+        `router_remembered_keys_forgotten_total\\{[^}]*\\} ${[0, 5, 4][maxRememberedKeys]}\n`,
+      );
+      expect(await metrics.text()).toMatch(forgotten);
     });
 
     test("keeps its secret for a minute, and no timer after that", () => {

@@ -4,6 +4,8 @@ import { KeyRole } from "#gen/helixmesh/type/v1/type_pb.ts";
 import { type ApiKey, bearerToken, parseApiKey, sameSecret } from "#kernel/api-key.ts";
 import type { Clock } from "#kernel/clock.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
+import type { Counter } from "#kernel/counter.ts";
+import type { Metrics } from "#kernel/metrics.ts";
 
 /** Who pays for a call. */
 export interface Principal {
@@ -14,8 +16,14 @@ export interface Principal {
 /** Compared against when the key is unknown, so that an unknown key takes as long as a wrong secret. */
 const nobodysSecret = new Uint8Array(32);
 
-/** Headers of good keys that are remembered with the hash of their secret, and for how long. */
-const mostRemembered = 1_024;
+export interface AuthenticatorOptions {
+  /** Keys whose headers are remembered at a time; the oldest makes room for one more. */
+  readonly maxRememberedKeys: number;
+  readonly clock: Clock;
+  readonly metrics: Metrics;
+}
+
+/** How long the headers of good keys are remembered, with the hash of their secret. */
 const rememberedMs = 60_000;
 
 /**
@@ -29,10 +37,17 @@ const rememberedMs = 60_000;
  */
 export class Authenticator {
   readonly #clock: Clock;
+  readonly #mostRemembered: number;
   readonly #remembered = new Map<string, ApiKey>();
+  readonly #forgotten: Counter;
 
-  constructor(clock: Clock) {
+  constructor({ clock, maxRememberedKeys, metrics }: AuthenticatorOptions) {
     this.#clock = clock;
+    this.#mostRemembered = maxRememberedKeys;
+    this.#forgotten = metrics.counter(
+      "router_remembered_keys_forgotten_total",
+      "Keys whose secret will be hashed again, since as many as may be remembered were.",
+    );
   }
 
   /** @throws MeshError INVALID_API_KEY, PERMISSION_DENIED */
@@ -62,9 +77,13 @@ export class Authenticator {
 
   #remember(authorization: string, key: ApiKey): void {
     const remembered = this.#remembered;
+    if (this.#mostRemembered === 0) return;
     const [oldest] = remembered.keys();
     if (oldest === undefined) this.#clock.setTimer(rememberedMs, () => remembered.clear(), { unref: true });
-    else if (remembered.size >= mostRemembered) remembered.delete(oldest);
+    else if (remembered.size >= this.#mostRemembered) {
+      remembered.delete(oldest);
+      this.#forgotten.inc();
+    }
     remembered.set(authorization, key);
   }
 }
