@@ -22,7 +22,9 @@ const programs = {
 };
 
 /** By program. */
-const nodeFlags = { router: ["--min-semi-space-size=64", "--max-semi-space-size=64"] };
+const nodeFlags = {
+  router: ["--min-semi-space-size=64", "--max-semi-space-size=64", "--no-allocation-site-pretenuring"],
+};
 
 const wantedFlags = (Object.hasOwn(nodeFlags, process.argv[2] ?? "") && nodeFlags[process.argv[2]]) || [];
 if (Number.parseInt(process.versions.node, 10) < neededMajor) runAgain(packagedNode());
