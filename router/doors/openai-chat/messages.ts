@@ -1,8 +1,6 @@
-import type { MessageInitShape } from "@bufbuild/protobuf";
-import { type MessageSchema, Role, type ToolCallSchema } from "#gen/helixmesh/inference/v1/inference_pb.ts";
+import { create } from "@bufbuild/protobuf";
+import { type Message, Role, type ToolCall, ToolCallSchema } from "#gen/helixmesh/inference/v1/inference_pb.ts";
 import { Fields, invalid, listAt, textAt, unsupported, wrong } from "../openai/fields.ts";
-
-type Message = MessageInitShape<typeof MessageSchema>;
 
 const roles = ["system", "developer", "user", "assistant", "tool"] as const;
 const contractRoles = {
@@ -32,6 +30,7 @@ function readMessage(fields: Fields): Message {
     );
   }
   const message: Message = {
+    $typeName: "helixmesh.inference.v1.Message",
     role: contractRoles[role],
     content: content ?? "",
     name: fields.text("name", 1, 256) ?? "",
@@ -68,7 +67,7 @@ function readTextPart(part: Fields): string {
   return text;
 }
 
-function readToolCalls(fields: Fields): MessageInitShape<typeof ToolCallSchema>[] {
+function readToolCalls(fields: Fields): ToolCall[] {
   return (fields.list("tool_calls", 0, 1_024) ?? []).map((value, j) => {
     const call = new Fields(value, `${fields.at("tool_calls")}[${j}]`);
     const id = call.requiredText("id", 1, 256);
@@ -80,7 +79,7 @@ function readToolCalls(fields: Fields): MessageInitShape<typeof ToolCallSchema>[
     const argumentsJson = textAt(called.at("arguments"), called.raw("arguments") ?? "", 0, Number.POSITIVE_INFINITY);
     called.end();
     call.end();
-    return { id, name, argumentsJson };
+    return create(ToolCallSchema, { id, name, argumentsJson });
   });
 }
 

@@ -1,13 +1,15 @@
-import { type MessageInitShape, create } from "@bufbuild/protobuf";
+import { create } from "@bufbuild/protobuf";
 import {
+  type ChatInput,
   type GenerateRequest,
-  GenerateRequestSchema,
-  type LogprobsOptionsSchema,
-  type ResponseFormatSchema,
+  type LogprobsOptions,
+  LogprobsOptionsSchema,
+  type ResponseFormat,
+  ResponseFormatSchema,
+  SamplingSchema,
 } from "#gen/helixmesh/inference/v1/inference_pb.ts";
 import { Fields, invalid, wrong } from "../openai/fields.ts";
 import {
-  present,
   readChoiceCount,
   readEndUser,
   readLabels,
@@ -35,19 +37,22 @@ export function readChatRequest(body: unknown): ChatRequest {
   const model = readModel(fields);
   const messages = readMessages(fields);
   const { tools, toolChoice, oneToolCall } = readTools(fields);
-  const generate = create(GenerateRequestSchema, {
+  const sampling = readSampling(fields);
+  // By hand, since `create` works by reflection; the types of the contract say when a field is missing here.
+  const chat: ChatInput = { $typeName: "helixmesh.inference.v1.ChatInput", messages, tools, toolChoice };
+  const generate: GenerateRequest = {
+    $typeName: "helixmesh.inference.v1.GenerateRequest",
     model,
-    input: { case: "chat", value: present({ messages, tools, toolChoice }) },
+    input: { case: "chat", value: chat },
+    sampling: sampling && create(SamplingSchema, sampling),
     stop: readStop(fields),
+    maxOutputTokens: readMaxTokens(fields),
+    logprobs: readLogprobs(fields),
+    responseFormat: readResponseFormat(fields),
     choiceCount: readChoiceCount(fields),
     labels: readLabels(fields),
-    ...present({
-      sampling: readSampling(fields),
-      maxOutputTokens: readMaxTokens(fields),
-      logprobs: readLogprobs(fields),
-      responseFormat: readResponseFormat(fields),
-    }),
-  });
+    echo: false,
+  };
   const { stream, includeUsage } = readStreamOptions(fields);
   const serviceTier = fields.text("service_tier");
   readEndUser(fields);
@@ -68,26 +73,26 @@ function readMaxTokens(fields: Fields): number | undefined {
   return newer ?? older;
 }
 
-function readLogprobs(fields: Fields): MessageInitShape<typeof LogprobsOptionsSchema> | undefined {
+function readLogprobs(fields: Fields): LogprobsOptions | undefined {
   const wanted = fields.boolean("logprobs") ?? false;
   const top = fields.integer("top_logprobs", 0, 20);
   if (!wanted && top !== undefined)
     throw invalid("top_logprobs", "top_logprobs is only allowed when logprobs is true.");
-  return wanted ? { top: top ?? 0 } : undefined;
+  return wanted ? create(LogprobsOptionsSchema, { top: top ?? 0 }) : undefined;
 }
 
 const formatTypes = ["text", "json_object", "json_schema"] as const;
 
-function readResponseFormat(fields: Fields): MessageInitShape<typeof ResponseFormatSchema> | undefined {
+function readResponseFormat(fields: Fields): ResponseFormat | undefined {
   const format = fields.object("response_format");
   if (!format) return undefined;
   const type = format.requiredChoice("type", formatTypes);
   const schema = type === "json_schema" ? readJsonSchema(format) : undefined;
   format.end();
   if (type === "text") return undefined;
-  return schema === undefined
-    ? { format: { case: "jsonObject", value: true } }
-    : { format: { case: "jsonSchema", value: schema } };
+  return create(ResponseFormatSchema, {
+    format: schema === undefined ? { case: "jsonObject", value: true } : { case: "jsonSchema", value: schema },
+  });
 }
 
 /** The schema as JSON text; undefined when there is only a name. It always binds, whatever `strict` says. */

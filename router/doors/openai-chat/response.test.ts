@@ -17,7 +17,7 @@ const ids = { created: 1_700_000_000, idPrefix: "call_1:x:", had: 0 };
 function answer(parameters: object, events: readonly ScriptedEvent[]): string {
   const request = readChatRequest({ model: "alias", messages: [{ role: "user", content: "Hi" }], ...parameters });
   const translation = chatAnswer({ callId: "call_1", ids, request });
-  const parts = events.map((event) => translation.take(create(GenerateResponseSchema, { event }), 0));
+  const parts = events.map((event) => translation.take(create(GenerateResponseSchema, { event }).event, 0));
   return parts.join("") + translation.end();
 }
 
@@ -116,7 +116,7 @@ describe("a streamed chat answer", () => {
       const bytes = toBinary(GenerateResponseSchema, message);
       const text = plain.read(bytes, 0, bytes.length) ? translation.takePlain(plain, 0) : undefined;
       skipped += Number(text !== undefined);
-      return text ?? translation.take(message, 0);
+      return text ?? translation.take(message.event, 0);
     });
     expect(parts.join("") + translation.end()).toBe(decoded);
     // All but the first of each choice, which brings the role.
@@ -126,7 +126,7 @@ describe("a streamed chat answer", () => {
   test("sends nothing before the first delta", () => {
     const request = readChatRequest({ model: "m", messages: [{ role: "user", content: "" }], stream: true });
     const translation = chatAnswer({ callId: "c", ids, request });
-    expect(translation.take(create(GenerateResponseSchema, { event: started }), 0)).toBe("");
+    expect(translation.take(create(GenerateResponseSchema, { event: started }).event, 0)).toBe("");
   });
 
   test("streams tool calls by index", () => {

@@ -1,13 +1,16 @@
-import type { MessageInitShape } from "@bufbuild/protobuf";
-import { type ToolChoiceSchema, ToolChoice_Mode, type ToolSchema } from "#gen/helixmesh/inference/v1/inference_pb.ts";
+import { create } from "@bufbuild/protobuf";
+import {
+  type Tool,
+  type ToolChoice,
+  ToolChoiceSchema,
+  ToolChoice_Mode,
+  ToolSchema,
+} from "#gen/helixmesh/inference/v1/inference_pb.ts";
 import { Fields, invalid, unsupported, wrong } from "../openai/fields.ts";
-
-type Tool = MessageInitShape<typeof ToolSchema>;
-type Choice = MessageInitShape<typeof ToolChoiceSchema>;
 
 export interface Tools {
   readonly tools: Tool[];
-  readonly toolChoice: Choice | undefined;
+  readonly toolChoice: ToolChoice | undefined;
   readonly oneToolCall: boolean;
 }
 
@@ -40,7 +43,7 @@ function readTool(fields: Fields): Tool {
   const strict = declared.boolean("strict") ?? false;
   declared.end();
   fields.end();
-  return { name, description, parametersJson, strict };
+  return create(ToolSchema, { name, description, parametersJson, strict });
 }
 
 function readToolName(fields: Fields): string {
@@ -51,7 +54,7 @@ function readToolName(fields: Fields): string {
 
 const modes = { none: ToolChoice_Mode.NONE, auto: ToolChoice_Mode.AUTO, required: ToolChoice_Mode.REQUIRED } as const;
 
-function readToolChoice(fields: Fields, names: readonly (string | undefined)[]): Choice | undefined {
+function readToolChoice(fields: Fields, names: readonly (string | undefined)[]): ToolChoice | undefined {
   const choice = fields.raw("tool_choice");
   if (choice === undefined) return undefined;
   if (names.length === 0) {
@@ -60,7 +63,8 @@ function readToolChoice(fields: Fields, names: readonly (string | undefined)[]):
     throw invalid("tool_choice", "tool_choice is only allowed when tools are given.");
   }
   if (typeof choice === "string") {
-    if (choice === "none" || choice === "auto" || choice === "required") return { mode: modes[choice] };
+    if (choice === "none" || choice === "auto" || choice === "required")
+      return create(ToolChoiceSchema, { mode: modes[choice] });
     throw wrong("tool_choice", choice, '"none", "auto", "required" or an object that names a function');
   }
   const named = new Fields(choice, "tool_choice");
@@ -77,5 +81,5 @@ function readToolChoice(fields: Fields, names: readonly (string | undefined)[]):
   named.end();
   if (!names.includes(name))
     throw invalid("tool_choice.function.name", `tool_choice.function.name is "${name}", which is none of the tools.`);
-  return { mode: ToolChoice_Mode.NAMED, name };
+  return create(ToolChoiceSchema, { mode: ToolChoice_Mode.NAMED, name });
 }

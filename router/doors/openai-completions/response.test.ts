@@ -8,7 +8,7 @@ import { completionAnswer } from "./response.ts";
 function answer(parameters: object, events: readonly (readonly [number, ScriptedEvent])[]): string {
   const request = readCompletionRequest({ model: "m", prompt: ["p", "q"], ...parameters });
   const translation = completionAnswer({ callId: "call_1", ids: { created: 1, idPrefix: undefined, had: 0 }, request });
-  const parts = events.map(([call, event]) => translation.take(create(GenerateResponseSchema, { event }), call));
+  const parts = events.map(([call, event]) => translation.take(create(GenerateResponseSchema, { event }).event, call));
   return parts.join("") + translation.end();
 }
 

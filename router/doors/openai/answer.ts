@@ -1,10 +1,10 @@
-import type { GenerateResponse } from "#gen/helixmesh/inference/v1/inference_pb.ts";
+import type { AnswerEvent } from "./event.ts";
 import type { PlainDelta } from "./plain-delta.ts";
 
 /** Translates events into one protocol's words: as server-sent events on the way, or as one JSON text at the end. */
 export interface GenerationAnswer {
   /** What to send now; "" is nothing yet. `call` says which of the requests the event belongs to. */
-  take(event: GenerateResponse, call: number): string;
+  take(event: AnswerEvent, call: number): string;
   /** As `take`, for a delta of nothing but text. Undefined: this one has to go to `take`. */
   takePlain(delta: PlainDelta, call: number): string | undefined;
   /** Forgets what it took of a call, of which nothing was sent. */

@@ -1,15 +1,11 @@
-import { fromBinary } from "@bufbuild/protobuf";
 import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
-import {
-  type GenerateRequest,
-  GenerateResponseSchema,
-  type Waiting,
-} from "#gen/helixmesh/inference/v1/inference_pb.ts";
+import type { GenerateRequest, Waiting } from "#gen/helixmesh/inference/v1/inference_pb.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
 import type { ResponseSink, RunningCall } from "../../call/sink.ts";
 import { waitingText } from "../progress.ts";
 import type { GenerationAnswer } from "./answer.ts";
 import { errorBody, ofPrompt } from "./errors.ts";
+import { readEvent } from "./event.ts";
 import type { EventStream } from "./event-stream.ts";
 import type { Exchange } from "./exchange.ts";
 import { PlainDelta } from "./plain-delta.ts";
@@ -93,8 +89,8 @@ class Generation {
         try {
           let text = plainDelta.read(bytes, start, end) ? this.#answer.takePlain(plainDelta, index) : undefined;
           if (text === undefined) {
-            const event = fromBinary(GenerateResponseSchema, bytes.subarray(start, end));
-            finished ||= event.event.case === "finished";
+            const event = readEvent(bytes, start, end);
+            finished ||= event.case === "finished";
             text = this.#answer.take(event, index);
           }
           if (text === "") return true;

@@ -1,5 +1,6 @@
-import { type Delta, FinishReason, type GenerateResponse } from "#gen/helixmesh/inference/v1/inference_pb.ts";
+import { type Delta, FinishReason } from "#gen/helixmesh/inference/v1/inference_pb.ts";
 import type { AnswerOptions, GenerationAnswer } from "./answer.ts";
+import type { AnswerEvent } from "./event.ts";
 import type { EventIds } from "./event-id.ts";
 import type { PlainDelta } from "./plain-delta.ts";
 import { UsageSum } from "./usage.ts";
@@ -46,7 +47,7 @@ export class StreamedAnswer implements GenerationAnswer {
     this.#setModel(options.model);
   }
 
-  take({ event }: GenerateResponse, call: number): string {
+  take(event: AnswerEvent, call: number): string {
     switch (event.case) {
       case "started":
         this.#setModel(event.value.model);
@@ -58,7 +59,6 @@ export class StreamedAnswer implements GenerationAnswer {
         return event.value.unrepeatable ? this.#unrepeatable() : "";
       case "waiting":
       case undefined:
-        // The router's own, which does not come this way, or an event that a newer agent sent.
         return "";
     }
   }

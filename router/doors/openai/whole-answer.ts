@@ -1,11 +1,11 @@
 import {
   type Delta,
   FinishReason,
-  type GenerateResponse,
   type TokenLogprob,
   type ToolCallDelta,
 } from "#gen/helixmesh/inference/v1/inference_pb.ts";
 import type { AnswerOptions, GenerationAnswer } from "./answer.ts";
+import type { AnswerEvent } from "./event.ts";
 import type { PlainDelta } from "./plain-delta.ts";
 import { UsageSum } from "./usage.ts";
 
@@ -43,7 +43,7 @@ export class WholeAnswer implements GenerationAnswer {
     for (let left = options.calls * options.choiceCount; left > 0; left--) this.#choices.push(emptyChoice());
   }
 
-  take({ event }: GenerateResponse, call: number): string {
+  take(event: AnswerEvent, call: number): string {
     if (event.case === "started") this.#model = event.value.model;
     else if (event.case === "delta") this.#delta(event.value, call);
     else if (event.case === "finished") {
