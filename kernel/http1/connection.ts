@@ -1,5 +1,6 @@
 import type { Socket } from "node:net";
 import { type Timer, systemClock } from "#kernel/clock.ts";
+import { DirectRead } from "#kernel/direct-read.ts";
 import { DirectWrite } from "#kernel/direct-write.ts";
 import { BodyBuffer } from "#kernel/http1/body-buffer.ts";
 import type { HotPath } from "#kernel/http1/hot-path.ts";
@@ -17,6 +18,8 @@ export interface ConnectionParts {
 
 /** What a client may still send of a body after its answer, before the connection is cut. */
 const lingerMs = 5_000;
+
+const nothing = Buffer.alloc(0);
 
 type State =
   /** Between requests. */
@@ -45,14 +48,16 @@ export class Connection {
   readonly socket: Socket;
   readonly #parts: ConnectionParts;
   readonly #direct: DirectWrite | undefined;
+  readonly #reads: DirectRead | undefined;
   #state: State = { kind: "idle", sinceMs: systemClock.monotonicMs() };
-  /** What came behind a request that is not answered yet: at most one read, since the socket is paused with it. */
+  /** What came behind a request that is not answered yet: at most one read, since no other comes before the answer. */
   #behind: Buffer | undefined;
 
   constructor(socket: Socket, parts: ConnectionParts) {
     this.socket = socket;
     this.#parts = parts;
     this.#direct = DirectWrite.of(socket);
+    this.#reads = DirectRead.of(socket, this.#onData);
     socket.on("data", this.#onData).on("drain", this.#onDrain).on("end", this.#onEnd).on("close", this.#onClose);
   }
 
@@ -66,6 +71,7 @@ export class Connection {
     if (this.#state.kind === "idle" && nowMs - this.#state.sinceMs > this.#parts.keepAliveMs) this.socket.destroySoon();
   }
 
+  /** `chunk` is lent. */
   readonly #onData = (chunk: Buffer): void => {
     this.#take(chunk, 0);
   };
@@ -79,8 +85,9 @@ export class Connection {
         return this.#receive(state, chunk, start);
       case "answering":
         // Pipelined (RFC 9112, 9.3.2).
-        this.#behind = this.#behind ? Buffer.concat([this.#behind, chunk]) : chunk.subarray(start);
+        this.#behind = Buffer.concat([this.#behind ?? nothing, chunk.subarray(start)]);
         this.socket.pause();
+        this.#reads?.pause();
         return;
       case "closing":
       case "over":
@@ -151,16 +158,19 @@ export class Connection {
     if (!behind || this.#state.kind !== "idle") return;
     this.#behind = undefined;
     this.#begin(behind, 0);
+    if (this.#behind) return;
+    this.#reads?.resume();
     // One that was handed over is resumed by its new owner.
-    if (!this.#behind) this.socket.resume();
+    this.socket.resume();
   }
 
   #handOver(chunk: Buffer, start: number): void {
     const { socket } = this;
     this.#state = { kind: "over" };
     socket.off("data", this.#onData).off("drain", this.#onDrain).off("end", this.#onEnd).off("close", this.#onClose);
+    this.#reads?.giveBack();
     socket.pause();
-    socket.unshift(start === 0 ? chunk : chunk.subarray(start));
+    socket.unshift(Buffer.from(chunk.subarray(start)));
     this.#parts.onHandOver(this);
   }
 
