@@ -1,5 +1,8 @@
-/** Size classes that are kept for reuse: a connection needs a buffer only between its first write and the flush. */
-const classes = [4_096, 16_384, 65_536, 262_144] as const;
+/**
+ * Size classes that are kept for reuse: a connection needs a buffer only between its first write and the flush. The
+ * largest are for two long prompts and more in one flush of a link.
+ */
+const classes = [4_096, 16_384, 65_536, 262_144, 1_048_576] as const;
 const pools: Buffer[][] = classes.map(() => []);
 /** Bytes that each class may keep. */
 const keptBytes = 4_194_304;
