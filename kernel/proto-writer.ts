@@ -21,8 +21,12 @@ export function lengthDelimitedBytes(length: number): number {
 
 /** Bytes of a string field whose number is under 16; none when it is empty, as proto3 has it. */
 export function stringBytes(text: string): number {
-  if (text === "") return 0;
-  return lengthDelimitedBytes(isShortAscii(text) ? text.length : Buffer.byteLength(text));
+  return text === "" ? 0 : lengthDelimitedBytes(textBytes(text));
+}
+
+/** Bytes of a text in UTF-8. */
+export function textBytes(text: string): number {
+  return isShortAscii(text) ? text.length : Buffer.byteLength(text);
 }
 
 function isShortAscii(text: string): boolean {
@@ -64,12 +68,12 @@ export class ProtoWriter {
     this.#varint(value);
   }
 
-  /** A string field, left out when it is empty. */
-  string(field: number, text: string): void {
+  /** A string field, left out when it is empty. `length`: its bytes, where they are known; a long text is slow to measure. */
+  string(field: number, text: string, length?: number): void {
     if (text === "" || (text.length <= shortText && this.#shortAscii(field, text))) return;
-    const length = Buffer.byteLength(text);
-    this.lengthDelimited(field, length);
-    this.#reserve(length);
+    const bytes = length ?? Buffer.byteLength(text);
+    this.lengthDelimited(field, bytes);
+    this.#reserve(bytes);
     this.length += this.bytes.write(text, this.length);
   }
 

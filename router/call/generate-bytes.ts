@@ -6,7 +6,7 @@ import {
   type Message,
   MessageSchema,
 } from "#gen/helixmesh/inference/v1/inference_pb.ts";
-import { ProtoWriter, lengthDelimitedBytes, stringBytes, uintBytes } from "#kernel/proto-writer.ts";
+import { ProtoWriter, lengthDelimitedBytes, stringBytes, textBytes, uintBytes } from "#kernel/proto-writer.ts";
 
 const { model, chat, prompt, maxOutputTokens, choiceCount } = GenerateRequestSchema.field;
 const { messages } = ChatInputSchema.field;
@@ -25,6 +25,7 @@ interface Part {
   readonly message: Message;
   readonly encoded: Uint8Array | undefined;
   readonly length: number;
+  readonly contentBytes: number;
 }
 
 /**
@@ -47,14 +48,14 @@ export function generateBytes(request: GenerateRequest): Uint8Array {
       : undefined;
   let inputBytes = moreChat?.length ?? 0;
   for (const { length } of parts) inputBytes += lengthDelimitedBytes(length);
-  if (input.case === "prompt") inputBytes = Buffer.byteLength(input.value);
+  if (input.case === "prompt") inputBytes = textBytes(input.value);
   const { maxOutputTokens: most = 0 } = request;
   const restBytes = more?.length ?? uintBytes(most) + uintBytes(request.choiceCount);
   const writer = new ProtoWriter(
     stringBytes(request.model) + lengthDelimitedBytes(inputBytes) + restBytes + spareBytes,
   );
   writer.string(model.number, request.model);
-  if (input.case === "prompt") writer.string(prompt.number, input.value);
+  if (input.case === "prompt") writer.string(prompt.number, input.value, inputBytes);
   else writer.lengthDelimited(chat.number, inputBytes);
   for (const part of parts) writePart(writer, part);
   if (moreChat) writer.encoded(moreChat);
@@ -78,17 +79,19 @@ function isAnySet(message: AnyMessage, fields: readonly DescField[]): boolean {
 function partOf(message: Message): Part {
   if (isAnySet(message, otherOfMessage)) {
     const encoded = toBinary(MessageSchema, message);
-    return { message, encoded, length: encoded.length };
+    return { message, encoded, length: encoded.length, contentBytes: 0 };
   }
-  const texts = stringBytes(message.content) + stringBytes(message.name) + stringBytes(message.toolCallId);
-  return { message, encoded: undefined, length: uintBytes(message.role) + texts };
+  const contentBytes = textBytes(message.content);
+  const texts = stringBytes(message.name) + stringBytes(message.toolCallId);
+  const length = uintBytes(message.role) + texts + (contentBytes === 0 ? 0 : lengthDelimitedBytes(contentBytes));
+  return { message, encoded: undefined, length, contentBytes };
 }
 
-function writePart(writer: ProtoWriter, { message, encoded, length }: Part): void {
+function writePart(writer: ProtoWriter, { message, encoded, length, contentBytes }: Part): void {
   writer.lengthDelimited(messages.number, length);
   if (encoded) return writer.encoded(encoded);
   writer.uint(role.number, message.role);
-  writer.string(content.number, message.content);
+  writer.string(content.number, message.content, contentBytes);
   writer.string(name.number, message.name);
   writer.string(toolCallId.number, message.toolCallId);
 }
