@@ -27,6 +27,8 @@ export const nothingCounted: TallyResult = {
   interTokenMs: undefined,
 };
 
+const nobody: readonly LinkCall[] = [];
+
 /** What one call has cost so far, counted without decoding what is relayed. Times are those of the monotonic clock. */
 export class Tally {
   #promptTokens = 0;
@@ -37,7 +39,7 @@ export class Tally {
   #firstTokenMs: number | undefined;
   #lastTokenMs = 0;
   /** Who may still bring tokens, which are counted on the links. */
-  readonly #bringing: LinkCall[] = [];
+  #bringing = nobody;
 
   /** As Started says it; 0 before. */
   get promptTokens(): number {
@@ -59,7 +61,7 @@ export class Tally {
 
   /** What it brings counts. */
   begin(call: LinkCall): void {
-    this.#bringing.push(call);
+    this.#bringing = [...this.#bringing, call];
   }
 
   /** What it has brought counts, and what still comes of it does not. */
@@ -79,7 +81,7 @@ export class Tally {
 
   /** The answer begins anew. */
   restart(): void {
-    this.#bringing.length = 0;
+    this.#bringing = nobody;
     this.#tokens = 0;
     this.#firstTokens = 0;
     this.#firstTokenMs = undefined;
@@ -87,7 +89,7 @@ export class Tally {
 
   /** Once. The agent's count is the truth; without it (a lost node) what came is, also what came behind a cancel. */
   result(usage: Usage | undefined, startMs: number, nowMs: number): TallyResult {
-    while (this.#bringing[0]) this.end(this.#bringing[0], nowMs);
+    for (const call of this.#bringing) this.end(call, nowMs);
     const first = this.#firstTokenMs;
     const laterTokens = this.#tokens - this.#firstTokens;
     return {
@@ -100,8 +102,8 @@ export class Tally {
   }
 
   #remove(call: LinkCall): boolean {
-    const index = this.#bringing.indexOf(call);
-    if (index >= 0) this.#bringing.splice(index, 1);
-    return index >= 0;
+    if (!this.#bringing.includes(call)) return false;
+    this.#bringing = this.#bringing.filter((one) => one !== call);
+    return true;
   }
 }

@@ -76,7 +76,8 @@ class GenerateStream implements StreamListener, ResponseSink {
   readonly #routing: RoutingHints;
   #explanation: Explanation | undefined;
   readonly #startMs: number;
-  readonly #reader: GrpcMessageReader;
+  /** Until the request is whole: it holds on to the headers, which an open stream needs no more. */
+  #reader: GrpcMessageReader | undefined;
   #principal: Principal | undefined;
   #timeoutMs = Number.POSITIVE_INFINITY;
   #bodyTimer: Timer | undefined;
@@ -122,7 +123,7 @@ class GenerateStream implements StreamListener, ResponseSink {
     this.#rest?.heard(end - start);
     if (this.#over) return;
     try {
-      this.#reader.push(bytes, start, end);
+      this.#reader?.push(bytes, start, end);
     } catch (error) {
       this.#refuse(error);
     }
@@ -132,7 +133,8 @@ class GenerateStream implements StreamListener, ResponseSink {
     this.#rest?.over();
     if (this.#over) return;
     try {
-      this.#reader.finish();
+      this.#reader?.finish();
+      this.#reader = undefined;
       this.#begin();
     } catch (error) {
       this.#refuse(error);
@@ -210,7 +212,9 @@ class GenerateStream implements StreamListener, ResponseSink {
     const encoded = this.#message;
     if (!encoded) throw breach("The request body holds no message; Generate takes one.");
     if (!this.#principal) return;
+    this.#message = undefined;
     this.#bodyTimer?.cancel();
+    this.#bodyTimer = undefined;
     const left = this.#timeoutMs - (clock.monotonicMs() - this.#startMs);
     const context = {
       callId: this.#callId,
