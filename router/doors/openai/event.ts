@@ -7,8 +7,8 @@ import {
   type Started,
   StartedSchema,
 } from "#gen/helixmesh/inference/v1/inference_pb.ts";
-import { type Usage, UsageSchema } from "#gen/helixmesh/type/v1/type_pb.ts";
 import { ProtoScanner } from "#kernel/proto-scanner.ts";
+import { decodeUsage } from "#kernel/usage-bytes.ts";
 
 /** What an answer is made of; every `GenerateResponse.event` is one. */
 export type AnswerEvent =
@@ -21,11 +21,9 @@ export type AnswerEvent =
 const { started, finished } = GenerateResponseSchema.field;
 const { model } = StartedSchema.field;
 const { usage, unrepeatable } = FinishedSchema.field;
-const { promptTokens, cachedTokens, completionTokens } = UsageSchema.field;
 
 const outer = new ProtoScanner();
 const inner = new ProtoScanner();
-const innermost = new ProtoScanner();
 
 /** Reads an encoded GenerateResponse. What every call has once is read by hand: decoding it costs as much as its answer. */
 export function readEvent(bytes: Uint8Array, start: number, end: number): AnswerEvent {
@@ -51,19 +49,8 @@ function readFinished(bytes: Uint8Array, start: number, end: number): Pick<Finis
   const read: Pick<Finished, "usage" | "unrepeatable"> = { unrepeatable: false };
   inner.reset(bytes, start, end);
   while (inner.next()) {
-    if (inner.is(usage.number)) read.usage = readUsage(bytes, inner.start, inner.end);
+    if (inner.is(usage.number)) read.usage = decodeUsage(bytes, inner.start, inner.end);
     else if (inner.field === unrepeatable.number) read.unrepeatable = inner.value !== 0;
-  }
-  return read;
-}
-
-function readUsage(bytes: Uint8Array, start: number, end: number): Usage {
-  const read: Usage = { $typeName: "helixmesh.type.v1.Usage", promptTokens: 0, cachedTokens: 0, completionTokens: 0 };
-  innermost.reset(bytes, start, end);
-  while (innermost.next()) {
-    if (innermost.field === promptTokens.number) read.promptTokens = innermost.value;
-    else if (innermost.field === cachedTokens.number) read.cachedTokens = innermost.value;
-    else if (innermost.field === completionTokens.number) read.completionTokens = innermost.value;
   }
   return read;
 }
