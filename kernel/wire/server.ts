@@ -1,4 +1,5 @@
 import type { Socket } from "node:net";
+import { DirectRead } from "#kernel/direct-read.ts";
 import { initialWindowBytes } from "#kernel/wire/limits.ts";
 import { Connection, type ConnectionEnd } from "#kernel/wire/connection.ts";
 import { clientPreface } from "#kernel/wire/frame.ts";
@@ -66,7 +67,10 @@ class ServerSide extends Connection implements ServerConnection {
       [Setting.MAX_HEADER_LIST_SIZE, this.limits.maxHeaderListBytes],
     ]);
     if (head.length > 0) this.receive(Buffer.from(head), 0, head.length);
-    socket.on("data", (chunk: Buffer) => this.receive(chunk, 0, chunk.length));
+    const onBytes = (bytes: Buffer): void => this.receive(bytes, 0, bytes.length);
+    // Both: what the stream has read already comes from there, as does everything where there are no direct reads.
+    DirectRead.of(socket, onBytes);
+    socket.on("data", onBytes);
     socket.resume();
   }
 
