@@ -4,7 +4,7 @@ import { findTrailerError } from "@connectrpc/connect/protocol-grpc";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
-import { GrpcMessageReader, grpcFault, grpcPrefix, grpcRefusal, grpcTrailers } from "#kernel/grpc-messages.ts";
+import { GrpcMessageReader, grpcFault, grpcRefusal, grpcTrailers } from "#kernel/grpc-messages.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
 import type { HeaderFields } from "#kernel/wire/index.ts";
 import { HeaderField } from "#kernel/wire/header-field.ts";
@@ -12,7 +12,8 @@ import { HeaderList } from "#kernel/wire/header-list.ts";
 import { wireLimits } from "#kernel/wire/limits.ts";
 
 function framed(payload: Uint8Array, flags = 0): Buffer {
-  const header = Buffer.from(grpcPrefix(payload.length));
+  const header = Buffer.alloc(5);
+  header.writeUInt32BE(payload.length, 1);
   header[0] = flags;
   return Buffer.concat([header, payload]);
 }

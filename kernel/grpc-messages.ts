@@ -154,17 +154,6 @@ export class GrpcMessageReader {
   }
 }
 
-const prefix = new Uint8Array(headerBytes);
-
-/** The header of an uncompressed message, for `WireStream.writeWithPrefix`; lent until the next call. */
-export function grpcPrefix(length: number): Uint8Array {
-  prefix[1] = length >>> 24;
-  prefix[2] = length >>> 16;
-  prefix[3] = length >>> 8;
-  prefix[4] = length;
-  return prefix;
-}
-
 /** Open every answer that has messages; for those who add fields of their own. */
 export const grpcResponseFields: HeaderFields = [
   [":status", "200"],

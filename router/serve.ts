@@ -19,7 +19,7 @@ import { Limits } from "./admission/limits.ts";
 import { Queues } from "./admission/queues.ts";
 import { Rooms } from "./admission/rooms.ts";
 import { callMetrics } from "./call/call-metrics.ts";
-import { RecordingBudget } from "./call/recording-budget.ts";
+import { RecordingMemory } from "./call/recording-memory.ts";
 import { ResumableCalls } from "./call/resumable-calls.ts";
 import { createCalls } from "./call/router-calls.ts";
 import { createSettle } from "./call/settle.ts";
@@ -166,7 +166,7 @@ export async function serveRouter(
     rooms,
     notices: new WaitNotices(clock, rooms),
     health,
-    recordings: new RecordingBudget(settings, metrics),
+    recordings: new RecordingMemory(settings, metrics),
     resumables,
     settle: createSettle({ usage, metrics: calls, logger }),
     metrics: calls,

@@ -1,6 +1,6 @@
 import { fromBinary } from "@bufbuild/protobuf";
 import { GenerateRequestSchema } from "#gen/helixmesh/inference/v1/inference_pb.ts";
-import { GrpcMessageReader, grpcOkTrailers, grpcPrefix, grpcResponseHeaders } from "#kernel/grpc-messages.ts";
+import { GrpcMessageReader, grpcOkTrailers, grpcResponseHeaders } from "#kernel/grpc-messages.ts";
 import type { StreamListener, WireStream } from "#kernel/wire/index.ts";
 import { deltaBytes, finishedBytes, startedBytes } from "./answer.ts";
 import type { BedEngine, EngineCall } from "./engine.ts";
@@ -54,6 +54,6 @@ export class GrpcDoor implements StreamListener {
   }
 
   #send(message: Uint8Array): void {
-    this.#stream.writeWithPrefix(grpcPrefix(message.length), message, 0, message.length);
+    this.#stream.writeMessage(message, 0, message.length);
   }
 }

@@ -11,7 +11,7 @@ import {
   StepBatchSchema,
 } from "#gen/helixmesh/link/v1/link_pb.ts";
 import { ReplicaState } from "#gen/helixmesh/type/v1/type_pb.ts";
-import { GrpcMessageReader, grpcPrefix, grpcResponseHeaders } from "#kernel/grpc-messages.ts";
+import { GrpcMessageReader, grpcResponseHeaders } from "#kernel/grpc-messages.ts";
 import type { StreamListener, WireStream } from "#kernel/wire/index.ts";
 import { deltaBytes, finishedBytes, startedBytes } from "./answer.ts";
 import type { BedEngine, EngineCall } from "./engine.ts";
@@ -146,7 +146,7 @@ export class LinkDoor implements StreamListener {
     const { bytes, start, end } = this.#step.take(
       toBinary(StepBatchSchema, create(StepBatchSchema, { loads: [load] })),
     );
-    this.#stream.writeWithPrefix(grpcPrefix(end - start), bytes, start, end);
+    this.#stream.writeMessage(bytes, start, end);
   }
 
   #sendDigest(snapshot: boolean): void {
@@ -161,6 +161,6 @@ export class LinkDoor implements StreamListener {
 
   #send(message: ConnectResponse): void {
     const bytes = toBinary(ConnectResponseSchema, message);
-    this.#stream.writeWithPrefix(grpcPrefix(bytes.length), bytes, 0, bytes.length);
+    this.#stream.writeMessage(bytes, 0, bytes.length);
   }
 }

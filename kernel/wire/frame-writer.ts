@@ -3,10 +3,12 @@ import {
   Flag,
   FrameType,
   appendFrameHeader,
+  appendMessageHeader,
   appendUint32,
   appendValueFrame,
   frameHeaderBytes,
   maxFrameBytes,
+  messageHeaderBytes,
 } from "#kernel/wire/frame.ts";
 import { type HeaderBlock, type HeaderFields, HpackEncoder } from "#kernel/wire/hpack-encoder.ts";
 import type { Outlet } from "#kernel/wire/outlet.ts";
@@ -25,26 +27,31 @@ export class FrameWriter {
     this.#outlet = outlet;
   }
 
-  /** At most `maxFrameBytes` with its prefix. */
-  data(
-    streamId: number,
-    flags: number,
-    prefix: Uint8Array | undefined,
-    bytes: Uint8Array,
-    start: number,
-    end: number,
-  ): void {
+  /** At most `maxFrameBytes`. */
+  data(streamId: number, flags: number, bytes: Uint8Array, start: number, end: number): void {
+    const { out } = this.#outlet;
+    this.#dataHeader(flags, streamId, end - start);
+    copyBytes(bytes, start, end, out.bytes, out.end);
+    out.end += end - start;
+    this.#outlet.touch();
+  }
+
+  /** An uncompressed gRPC message: at most `maxFrameBytes` with its header. */
+  message(streamId: number, bytes: Uint8Array, start: number, end: number): void {
+    const { out } = this.#outlet;
+    this.#dataHeader(0, streamId, messageHeaderBytes + end - start);
+    appendMessageHeader(out, end - start);
+    copyBytes(bytes, start, end, out.bytes, out.end);
+    out.end += end - start;
+    this.#outlet.touch();
+  }
+
+  #dataHeader(flags: number, streamId: number, length: number): void {
     const { out, flushes } = this.#outlet;
-    const prefixLength = prefix === undefined ? 0 : prefix.length;
-    const length = prefixLength + end - start;
     this.#lastDataId = streamId;
     this.#lastDataAt = out.end;
     this.#lastDataFlush = flushes;
     appendFrameHeader(out, FrameType.DATA, flags, streamId, length);
-    if (prefix !== undefined) copyBytes(prefix, 0, prefixLength, out.bytes, out.end);
-    copyBytes(bytes, start, end, out.bytes, out.end + prefixLength);
-    out.end += length;
-    this.#outlet.touch();
   }
 
   /** Sets END_STREAM on the last DATA frame if it is of this stream and has not left yet. */

@@ -48,6 +48,21 @@ export function appendFrameHeader(
   out.end = end + frameHeaderBytes;
 }
 
+/** https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md, Length-Prefixed-Message. */
+export const messageHeaderBytes = 5;
+
+/** Of an uncompressed gRPC message of `length` bytes; makes room for both. */
+export function appendMessageHeader(out: ByteBuffer, length: number): void {
+  out.reserve(messageHeaderBytes + length);
+  const { bytes, end } = out;
+  bytes[end] = 0;
+  bytes[end + 1] = length >>> 24;
+  bytes[end + 2] = length >>> 16;
+  bytes[end + 3] = length >>> 8;
+  bytes[end + 4] = length;
+  out.end = end + messageHeaderBytes;
+}
+
 export function appendUint32(out: ByteBuffer, value: number): void {
   out.reserve(4);
   out.bytes.writeUInt32BE(value, out.end);

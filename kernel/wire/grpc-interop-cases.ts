@@ -1,7 +1,7 @@
 import { deepStrictEqual, strictEqual } from "node:assert";
 import { type DescMethod, type DescService, type Message, create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { Code } from "@connectrpc/connect";
-import { GrpcMessageReader, grpcPrefix } from "#kernel/grpc-messages.ts";
+import { GrpcMessageReader } from "#kernel/grpc-messages.ts";
 import { invariant } from "#kernel/invariant.ts";
 import { type Payload, echoInitial, echoTrailing } from "#kernel/wire/grpc-interop-service.ts";
 import {
@@ -210,7 +210,7 @@ class ClientCall implements StreamListener {
   send(request: Fields): void {
     const { input } = this.#method;
     const bytes = toBinary(input, create(input, request));
-    this.#stream.writeWithPrefix(grpcPrefix(bytes.length), bytes, 0, bytes.length);
+    this.#stream.writeMessage(bytes, 0, bytes.length);
   }
 
   end(): void {

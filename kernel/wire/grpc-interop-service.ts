@@ -3,7 +3,7 @@ import { type DescMethod, type DescService, type Message, create, fromBinary, to
 import { Code, ConnectError, type ConnectRouter, type HandlerContext } from "@connectrpc/connect";
 import { grpcTimeoutMs } from "#kernel/call-timeout.ts";
 import { type Timer, sleep, systemClock } from "#kernel/clock.ts";
-import { GrpcMessageReader, grpcPrefix, grpcResponseFields, grpcTrailers } from "#kernel/grpc-messages.ts";
+import { GrpcMessageReader, grpcResponseFields, grpcTrailers } from "#kernel/grpc-messages.ts";
 import type { HotMethod } from "#kernel/hot-method.ts";
 import { invariant } from "#kernel/invariant.ts";
 import type { HeaderList, StreamEnd, StreamListener, WireStream } from "#kernel/wire/index.ts";
@@ -234,7 +234,7 @@ class HotCall implements StreamListener, Call {
     const { output } = this.#method;
     const bytes = toBinary(output, create(output, response));
     this.#drained = Promise.withResolvers();
-    if (this.#stream.writeWithPrefix(grpcPrefix(bytes.length), bytes, 0, bytes.length)) return;
+    if (this.#stream.writeMessage(bytes, 0, bytes.length)) return;
     if (this.#stream.state.kind !== "closed") await this.#drained.promise;
   }
 

@@ -318,7 +318,7 @@ describe("a @grpc/grpc-js client", () => {
         stream.consumed(end - start);
         while (pending.length >= 5 && pending.length >= 5 + pending.readUInt32BE(1)) {
           const next = 5 + pending.readUInt32BE(1);
-          stream.writeWithPrefix(pending.subarray(0, 5), pending, 5, next);
+          stream.writeMessage(pending, 5, next);
           pending = pending.subarray(next);
         }
       },

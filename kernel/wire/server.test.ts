@@ -43,14 +43,14 @@ test("the last DATA frame of a turn carries END_STREAM itself", async () => {
   const { peer } = await meet(
     answer((stream) => {
       stream.sendHeaders(ok);
-      stream.writeWithPrefix(Buffer.from("pre-"), Buffer.from("(message)"), 1, 8);
+      stream.writeMessage(Buffer.from("(message)"), 1, 8);
       stream.end();
     }),
   );
   peer.request(1);
   peer.request(3);
   const data = await peer.waitForType(FrameType.DATA, 1);
-  expect(data.payload.toString()).toBe("pre-message");
+  expect(data.payload.toString()).toBe("\0\0\0\0\x07message");
   expect(data.flags).toBe(Flag.END_STREAM);
   expect((await peer.waitForType(FrameType.DATA, 3)).flags).toBe(Flag.END_STREAM);
 });

@@ -1,6 +1,6 @@
 import { ByteBuffer } from "#kernel/wire/byte-buffer.ts";
 import { ReceiveWindow, maxWindowBytes } from "#kernel/wire/flow.ts";
-import { Flag, maxFrameBytes } from "#kernel/wire/frame.ts";
+import { Flag, appendMessageHeader, maxFrameBytes, messageHeaderBytes } from "#kernel/wire/frame.ts";
 import type { FrameWriter } from "#kernel/wire/frame-writer.ts";
 import type { HeaderList } from "#kernel/wire/header-list.ts";
 import type { HeaderBlock, HeaderFields } from "#kernel/wire/hpack-encoder.ts";
@@ -19,8 +19,8 @@ export interface WireStream {
    * tell, and whoever goes on writing nevertheless is reset at `maxStreamWaitingBytes`.
    */
   write(bytes: Uint8Array, start?: number, end?: number): boolean;
-  /** As `write`, with `prefix` before the bytes and in the same frame: for a message that has a header of its own. */
-  writeWithPrefix(prefix: Uint8Array, bytes: Uint8Array, start: number, end: number): boolean;
+  /** As `write`, in one frame behind the header of an uncompressed gRPC message: a zero byte and the length in four. */
+  writeMessage(bytes: Uint8Array, start: number, end: number): boolean;
   /** Ends our side behind all that was written. */
   end(trailers?: HeaderFields | HeaderBlock): void;
   /** Ends the stream at once (RFC 9113, 6.4); what waits is dropped and `onClose` is called before this returns. */
@@ -154,35 +154,38 @@ export class Stream implements WireStream {
   }
 
   write(bytes: Uint8Array, start = 0, end = bytes.length): boolean {
-    return this.#write(undefined, 0, bytes, start, end);
-  }
-
-  writeWithPrefix(prefix: Uint8Array, bytes: Uint8Array, start: number, end: number): boolean {
-    return this.#write(prefix, prefix.length, bytes, start, end);
-  }
-
-  #write(prefix: Uint8Array | undefined, prefixLength: number, bytes: Uint8Array, start: number, end: number): boolean {
     if (!this.#mayWrite) return false;
-    const host = this.#host;
-    const length = prefixLength + end - start;
-    if (length === 0) return this.writable;
-    if (
-      this.#waiting === undefined &&
-      length <= this.sendWindow &&
-      length <= host.sendWindow &&
-      length <= maxFrameBytes &&
-      host.hasRoom
-    ) {
-      this.sendWindow -= length;
-      host.sendWindow -= length;
-      host.writer.data(this.id, 0, prefix, bytes, start, end);
-      host.sent(this);
-      return true;
-    }
-    return this.#wait(prefix, bytes, start, end);
+    if (start === end) return this.writable;
+    if (!this.#takeWindow(end - start)) return this.#wait(false, bytes, start, end);
+    this.#host.writer.data(this.id, 0, bytes, start, end);
+    return true;
   }
 
-  #wait(prefix: Uint8Array | undefined, bytes: Uint8Array, start: number, end: number): boolean {
+  writeMessage(bytes: Uint8Array, start: number, end: number): boolean {
+    if (!this.#mayWrite) return false;
+    if (!this.#takeWindow(messageHeaderBytes + end - start)) return this.#wait(true, bytes, start, end);
+    this.#host.writer.message(this.id, bytes, start, end);
+    return true;
+  }
+
+  /** True: `length` bytes may leave at once, in one frame, and are counted as sent. */
+  #takeWindow(length: number): boolean {
+    const host = this.#host;
+    if (
+      this.#waiting !== undefined ||
+      length > this.sendWindow ||
+      length > host.sendWindow ||
+      length > maxFrameBytes ||
+      !host.hasRoom
+    )
+      return false;
+    this.sendWindow -= length;
+    host.sendWindow -= length;
+    host.sent(this);
+    return true;
+  }
+
+  #wait(isMessage: boolean, bytes: Uint8Array, start: number, end: number): boolean {
     const bound = this.#host.fullBound(this);
     if (bound !== undefined) {
       this.#host.reached(bound);
@@ -194,7 +197,7 @@ export class Stream implements WireStream {
       this.stalledSinceMs = this.#host.nowMs;
     }
     const before = this.#waiting.length;
-    if (prefix) this.#waiting.append(prefix, 0, prefix.length);
+    if (isMessage) appendMessageHeader(this.#waiting, end - start);
     this.#waiting.append(bytes, start, end);
     this.#host.waitingChanged(this, this.#waiting.length - before);
     this.pump(Infinity);
@@ -225,7 +228,6 @@ export class Stream implements WireStream {
       host.writer.data(
         this.id,
         ends ? Flag.END_STREAM : 0,
-        undefined,
         waiting.bytes,
         waiting.start,
         waiting.start + length,
@@ -255,7 +257,7 @@ export class Stream implements WireStream {
       this.#sendTrailers(trailers);
     } else {
       if (!this.#host.writer.endInPlace(this.id))
-        this.#host.writer.data(this.id, Flag.END_STREAM, undefined, nothing, 0, 0);
+        this.#host.writer.data(this.id, Flag.END_STREAM, nothing, 0, 0);
       this.#localEnd();
     }
   }

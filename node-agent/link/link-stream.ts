@@ -11,7 +11,7 @@ import type { Clock, Timer } from "#kernel/clock.ts";
 import {
   GrpcMessageReader,
   grpcOkTrailers,
-  grpcPrefix,
+  
   grpcRefusal,
   grpcResponseHeaders,
   grpcTrailers,
@@ -69,7 +69,7 @@ export class LinkStream implements StreamListener, SessionPipe {
   }
 
   send(bytes: Uint8Array, start: number, end: number): void {
-    this.#stream.writeWithPrefix(grpcPrefix(end - start), bytes, start, end);
+    this.#stream.writeMessage(bytes, start, end);
   }
 
   /** From the session, which is closed then. */

@@ -3,7 +3,7 @@ import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
 import { type CallEnd, CallEndSchema, Method } from "#gen/helixmesh/link/v1/link_pb.ts";
 import type { Timer } from "#kernel/clock.ts";
 import type { LinkResume, LinkStart } from "../link/call-queue.ts";
-import type { LinkCall, LinkCallEvents, ResponseTaker } from "../link/link-call.ts";
+import type { LinkCall, LinkCallEvents, Relay } from "../link/link-call.ts";
 import type { Picked } from "../routing/routes.ts";
 import type { SentCall } from "../routing/sent-call.ts";
 import type { CallParts } from "./call-parts.ts";
@@ -104,9 +104,9 @@ export class Attempt implements LinkCallEvents {
     return this.#link;
   }
 
-  /** The owner hears its end alone; its responses go to `taker`, until it is cancelled or left. */
-  relayTo(taker: ResponseTaker): void {
-    this.#link?.relayTo(taker);
+  /** The owner hears its end alone; its responses go to `relay`, until it is cancelled or left. */
+  relayTo(relay: Relay): void {
+    this.#link?.relayTo(relay);
   }
 
   /** Stops it; its end still comes. */

@@ -14,7 +14,7 @@ import type { Routes } from "../routing/routes.ts";
 import type { CallMetrics } from "./call-metrics.ts";
 import type { CallContext } from "./calls.ts";
 import type { Drawing } from "./continuity.ts";
-import type { RecordingBudget } from "./recording-budget.ts";
+import type { RecordingMemory } from "./recording-memory.ts";
 import type { ResumableCalls } from "./resumable-calls.ts";
 import type { Settle } from "./settle.ts";
 import type { ResponseSink } from "./sink.ts";
@@ -64,7 +64,7 @@ export interface CallParts {
   readonly rooms: Rooms;
   readonly notices: WaitNotices;
   readonly health: Health;
-  readonly recordings: RecordingBudget;
+  readonly recordings: RecordingMemory;
   readonly resumables: ResumableCalls;
   readonly settle: Settle;
   readonly metrics: CallMetrics;

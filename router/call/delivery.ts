@@ -1,6 +1,7 @@
 import { unreachable } from "#kernel/invariant.ts";
 import type { MeshError } from "#kernel/mesh-error.ts";
-import type { ResponseTaker } from "../link/link-call.ts";
+import type { MessageWriter, Relay } from "../link/link-call.ts";
+import type { Tape } from "../link/tape.ts";
 import type { Recording } from "./recording.ts";
 import type { ResponseSink } from "./sink.ts";
 
@@ -13,10 +14,10 @@ type Ending =
 
 /**
  * Between a link, which never waits, and a sink, which goes at its client's pace: what comes is recorded, and what the
- * sink does not take waits here, up to a bound. The end comes behind what waits.
+ * sink does not take waits here, up to a bound. The end comes behind what waits. While nothing waits, the link writes to
+ * the sink itself.
  */
-export class Delivery implements ResponseTaker {
-  // What every token needs comes first, so that it lies together.
+export class Delivery implements Relay {
   readonly #recording: Recording;
   readonly #sink: ResponseSink;
   #paused = false;
@@ -49,8 +50,22 @@ export class Delivery implements ResponseTaker {
 
   onResponse(bytes: Uint8Array, start: number, end: number): void {
     this.#recording.add(bytes, start, end);
-    if (this.#paused) this.#keep(bytes, start, end);
-    else this.#paused = !this.#sink.write(bytes, start, end);
+    if (this.#paused) this.#hold(bytes, start, end);
+    else this.#paused = !this.#sink.writeMessage(bytes, start, end);
+  }
+
+  direct(tape: Tape): MessageWriter | undefined {
+    if (this.#paused || this.#ending.kind !== "open") return undefined;
+    this.#recording.lend(tape);
+    return this.#sink.direct ?? this.#sink;
+  }
+
+  keep(bytes: Uint8Array, start: number, end: number): void {
+    this.#recording.add(bytes, start, end);
+  }
+
+  pause(): void {
+    this.#paused = true;
   }
 
   resume(): void {
@@ -61,7 +76,7 @@ export class Delivery implements ResponseTaker {
       this.#head += 1;
       this.#bytes -= next.length;
       if (this.#head === this.#waiting.length) this.#clear();
-      if (this.#sink.write(next, 0, next.length)) continue;
+      if (this.#sink.writeMessage(next, 0, next.length)) continue;
       this.#paused = true;
       return;
     }
@@ -93,7 +108,7 @@ export class Delivery implements ResponseTaker {
     this.#sink.cut(error);
   }
 
-  #keep(bytes: Uint8Array, start: number, end: number): void {
+  #hold(bytes: Uint8Array, start: number, end: number): void {
     const length = end - start;
     // One response always fits: it may be larger than the bound, and it is in memory already.
     if (!this.#isEmpty && this.#bytes + length > this.#maxBytes) return this.#onFull();

@@ -11,7 +11,7 @@ export function onlyResponse(begin: (sink: ResponseSink) => RunningCall, signal:
       reject(error);
     };
     const call = begin({
-      write(bytes, start, end) {
+      writeMessage(bytes, start, end) {
         only ??= new Uint8Array(bytes.subarray(start, end));
         return true;
       },

@@ -28,8 +28,8 @@ describe("an outbox", () => {
   test("gives items in order, then the end, for ever", async () => {
     const { box } = outbox();
     const first = box.next();
-    expect(box.write(item(1), 0, 2)).toBe(true);
-    expect(box.write(item(2), 0, 2)).toBe(false);
+    expect(box.writeMessage(item(1), 0, 2)).toBe(true);
+    expect(box.writeMessage(item(2), 0, 2)).toBe(false);
     box.finish();
     expect([await first, await box.next(), await box.next(), await box.next()]).toEqual([
       { done: false, value: item(1) },
@@ -48,7 +48,7 @@ describe("an outbox", () => {
     box.wait?.(waiting);
     expect(await first).toEqual({ done: false, value: item(7) });
     const second = box.next();
-    box.write(item(1), 0, 2);
+    box.writeMessage(item(1), 0, 2);
     expect(await second).toEqual({ done: false, value: item(1) });
     const silent = new Outbox(() => ({ resume() {}, abort() {} }), { signal: new AbortController().signal });
     expect(silent.wait).toBeUndefined();
@@ -57,14 +57,14 @@ describe("an outbox", () => {
   test("keeps a copy of lent bytes", async () => {
     const { box } = outbox();
     const lent = Buffer.from([9, 1, 1, 9]);
-    box.write(lent, 1, 3);
+    box.writeMessage(lent, 1, 3);
     lent.fill(0);
     expect(await box.next()).toEqual({ done: false, value: item(1) });
   });
 
   test("asks for more when its one item was taken", async () => {
     const { box, heard } = outbox();
-    box.write(item(1), 0, 2);
+    box.writeMessage(item(1), 0, 2);
     expect(heard.resumed).toBe(0);
     await box.next();
     expect(heard.resumed).toBe(1);
@@ -72,7 +72,7 @@ describe("an outbox", () => {
 
   test("gives what it holds before an error, and an error once", async () => {
     const { box } = outbox();
-    box.write(item(1), 0, 2);
+    box.writeMessage(item(1), 0, 2);
     box.fail(lost);
     expect(await box.next()).toEqual({ done: false, value: item(1) });
     await expect(box.next()).rejects.toThrow("lost");
@@ -88,7 +88,7 @@ describe("an outbox", () => {
 
   test("ends its client at once when the call is cut", async () => {
     const { box, heard } = outbox();
-    box.write(item(1), 0, 2);
+    box.writeMessage(item(1), 0, 2);
     box.cut(lost);
     expect(heard.cut).toBe(1);
     await expect(box.next()).rejects.toThrow("lost");
@@ -96,7 +96,7 @@ describe("an outbox", () => {
 
   test("aborts the call when its consumer leaves early, and not when it leaves at the end", async () => {
     const early = outbox();
-    early.box.write(item(1), 0, 2);
+    early.box.writeMessage(item(1), 0, 2);
     for await (const taken of early.box) {
       expect(taken).toEqual(item(1));
       break;

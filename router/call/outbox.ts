@@ -34,7 +34,7 @@ export class Outbox implements ResponseSink, AsyncIterableIterator<Uint8Array, u
     if (signal.aborted) this.#onAbort();
   }
 
-  write(bytes: Uint8Array, start: number, end: number): boolean {
+  writeMessage(bytes: Uint8Array, start: number, end: number): boolean {
     const item = new Uint8Array(bytes.subarray(start, end));
     if (!this.#waiter) {
       this.#item = item;

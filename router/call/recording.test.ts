@@ -2,10 +2,10 @@ import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { Metrics } from "#kernel/metrics.ts";
 import { Recording } from "./recording.ts";
-import { RecordingBudget } from "./recording-budget.ts";
+import { RecordingMemory } from "./recording-memory.ts";
 
-const budgetOf = (maxMigrationBytes: number, maxMigrationTotalBytes = 1 << 20): RecordingBudget =>
-  new RecordingBudget({ maxMigrationBytes, maxMigrationTotalBytes }, new Metrics("test"));
+const budgetOf = (maxMigrationBytes: number, maxMigrationTotalBytes = 1 << 20): RecordingMemory =>
+  new RecordingMemory({ maxMigrationBytes, maxMigrationTotalBytes }, new Metrics("test"));
 
 /** As a link lends it: in the middle of other bytes, which change afterwards. */
 function add(recording: Recording, response: Uint8Array): void {

@@ -1,54 +1,54 @@
-import type { RecordingBudget } from "./recording-budget.ts";
-
-/** Enough for the answer of a short call: it stays within one piece of Node's buffer pool. */
-const firstBytes = 512;
+import { Tape } from "../link/tape.ts";
+import { type Piece, type RecordingMemory, pieceBytes } from "./recording-memory.ts";
 
 /** Why there is no whole recording. `call`, `total`: which limit it outgrew. */
 export type NotRecorded = "off" | "call" | "total";
 
-const nothing = Buffer.alloc(0);
+const lengthBytes = Buffer.alloc(5);
 
 /**
- * The responses that one call has relayed, kept so that another replica can go on behind them: copied into one buffer
- * that doubles, each behind its length, within a limit of its own and one for all calls. A recording that reaches a limit
- * is dropped whole, since a part of an answer cannot be continued. Every token passes here, between two of the same call
- * everything else has been through the processor's cache: so it is one object and one place in one buffer.
+ * The responses that one call has relayed, kept so that another replica can go on behind them: each behind its length, in
+ * pieces of memory, within a limit of its own and one for all calls. A recording that reaches a limit is dropped whole,
+ * since a part of an answer cannot be continued. It is its own tape until it lends that to whoever relays.
  */
-export class Recording {
+export class Recording extends Tape {
   /** Why nothing is recorded; undefined while all is. */
   #notRecorded: NotRecorded | undefined;
-  #buffer = nothing;
-  #length = 0;
-  readonly #budget: RecordingBudget;
+  #pieces: Piece[] = [];
+  /** What the next response is copied to. */
+  #tape: Tape = this;
+  readonly #shared: RecordingMemory;
 
-  constructor(budget: RecordingBudget, wanted: boolean) {
-    this.#budget = budget;
-    this.#notRecorded = wanted && budget.settings.maxMigrationBytes > 0 ? undefined : "off";
+  constructor(shared: RecordingMemory, wanted: boolean) {
+    super();
+    this.#shared = shared;
+    if (wanted && shared.settings.maxMigrationBytes > 0) this.reset(0);
+    else this.#notRecorded = "off";
+  }
+
+  /** From now on `tape` copies what passes it, and brings here what it cannot copy. */
+  lend(tape: Tape): void {
+    if (tape === this.#tape) return;
+    this.#tape.handOver(tape);
+    this.#tape = tape;
   }
 
   /** Copies one response. */
   add(bytes: Uint8Array, start: number, end: number): void {
-    if (this.#notRecorded !== undefined) return;
+    if (this.#tape.copy(bytes, start, end)) return;
     const size = end - start;
-    const needed = this.#length + prefixBytes(size) + size;
-    if (needed > this.#buffer.length && !this.#grow(needed)) return;
-    const buffer = this.#buffer;
-    let at = this.#length;
-    let rest = size;
-    for (; rest > 0x7f; rest >>>= 7) buffer[at++] = (rest & 0x7f) | 0x80;
-    buffer[at++] = rest;
-    // Most responses are a few dozen bytes, for which a loop costs less than the call of a copy.
-    if (size <= 64) for (let from = start; from < end; from++) buffer[at++] = bytes[from] as number;
-    else buffer.set(bytes.subarray(start, end), at);
-    this.#length = size <= 64 ? at : at + size;
+    let length = 0;
+    for (let rest = size; rest > 0x7f; rest >>>= 7) lengthBytes[length++] = (rest & 0x7f) | 0x80;
+    lengthBytes[length] = size >>> (7 * length);
+    if (this.#append(lengthBytes, 0, length + 1)) this.#append(bytes, start, end);
   }
 
-  /** Views of all responses, valid until the next change; why there are none where they are not all here. */
+  /** Views of a copy of all responses; why there is none where they are not all here. */
   read(): readonly Uint8Array[] | NotRecorded {
     if (this.#notRecorded !== undefined) return this.#notRecorded;
     const responses: Uint8Array[] = [];
-    const buffer = this.#buffer;
-    for (let at = 0; at < this.#length;) {
+    const buffer = Buffer.concat(this.#filled());
+    for (let at = 0; at < buffer.length;) {
       let size = 0;
       for (let shift = 0, more = true; more; shift += 7) {
         const byte = buffer[at++] as number;
@@ -63,11 +63,7 @@ export class Recording {
 
   /** The answer begins anew. */
   restart(): void {
-    if (this.#notRecorded !== undefined) return;
-    this.#budget.give(this.#buffer.length);
-    // Not overwritten: an earlier start may still wait to leave with views of it.
-    this.#buffer = nothing;
-    this.#length = 0;
+    if (this.#notRecorded === undefined) this.#free(0);
   }
 
   /** Frees its memory; nothing is recorded any more. */
@@ -75,35 +71,55 @@ export class Recording {
     this.#drop("off");
   }
 
-  #grow(needed: number): boolean {
-    const { maxMigrationBytes } = this.#budget.settings;
-    const held = this.#buffer;
-    if (needed > maxMigrationBytes) {
-      this.#budget.dropped("call");
+  #filled(): Buffer[] {
+    const last = this.#pieces.length - 1;
+    return this.#pieces.map(({ slab, at }, index) =>
+      slab.bytes.subarray(at, index === last ? this.#tape.at : at + pieceBytes),
+    );
+  }
+
+  /** False: a limit was reached, and the recording is gone. */
+  #append(bytes: Uint8Array, start: number, end: number): boolean {
+    const tape = this.#tape;
+    for (let from = start; from < end;) {
+      if (tape.at === tape.limit && !this.#grow(tape)) return false;
+      const count = Math.min(end - from, tape.limit - tape.at);
+      tape.memory.set(bytes.subarray(from, from + count), tape.at);
+      tape.at += count;
+      from += count;
+    }
+    return true;
+  }
+
+  #grow(tape: Tape): boolean {
+    const { maxMigrationBytes } = this.#shared.settings;
+    const left = maxMigrationBytes - this.#pieces.length * pieceBytes;
+    if (left <= 0) {
+      this.#shared.dropped("call");
       this.#drop("call");
       return false;
     }
-    const size = Math.min(maxMigrationBytes, Math.max(firstBytes, needed, held.length * 2));
-    if (!this.#budget.take(size - held.length)) {
+    const piece = this.#shared.take();
+    if (!piece) {
       this.#drop("total");
       return false;
     }
-    this.#buffer = Buffer.allocUnsafe(size);
-    held.copy(this.#buffer, 0, 0, this.#length);
+    this.#pieces.push(piece);
+    tape.memory = piece.slab.bytes;
+    tape.at = piece.at;
+    tape.limit = piece.at + Math.min(pieceBytes, left);
     return true;
   }
 
   #drop(why: NotRecorded): void {
     if (this.#notRecorded !== undefined) return;
-    this.#budget.give(this.#buffer.length);
-    this.#buffer = nothing;
+    this.#free(-1);
     this.#notRecorded = why;
   }
-}
 
-/** Of the length before a response: a varint, as protobuf writes one. */
-function prefixBytes(size: number): number {
-  let bytes = 1;
-  for (let rest = size; rest > 0x7f; rest >>>= 7) bytes += 1;
-  return bytes;
+  #free(at: 0 | -1): void {
+    this.#shared.give(this.#pieces);
+    this.#pieces = [];
+    this.#tape.reset(at);
+  }
 }

@@ -66,7 +66,7 @@ export class Shadows {
 }
 
 const nobody: ResponseSink = {
-  write: () => true,
+  writeMessage: () => true,
   finish() {},
   fail() {},
   cut() {},

@@ -25,7 +25,7 @@ import { Call } from "./call.ts";
 import { callMetrics } from "./call-metrics.ts";
 import type { CallLinks, CallSettings } from "./call-parts.ts";
 import { ResumableCalls } from "./resumable-calls.ts";
-import { RecordingBudget, type RecordingSettings } from "./recording-budget.ts";
+import { RecordingMemory, type RecordingSettings } from "./recording-memory.ts";
 import type { Drawing } from "./continuity.ts";
 import type { Settlement } from "./settle.ts";
 import type { ResponseSink } from "./sink.ts";
@@ -173,7 +173,7 @@ class TestClient implements ResponseSink {
   /** Gets its answer whole, at the end. */
   whole = false;
 
-  write(bytes: Uint8Array, start: number, end: number): boolean {
+  writeMessage(bytes: Uint8Array, start: number, end: number): boolean {
     this.got.push(new Uint8Array(bytes.subarray(start, end)));
     return this.reads;
   }
@@ -248,7 +248,7 @@ export function begin(options: Options = {}) {
       rooms,
       notices: new WaitNotices(clock, rooms),
       health,
-      recordings: new RecordingBudget(
+      recordings: new RecordingMemory(
         { maxMigrationBytes: 1_000, maxMigrationTotalBytes: 10_000, ...options.recordings },
         metrics,
       ),

@@ -4,7 +4,7 @@ import { createServer as createTlsServer } from "node:tls";
 import { afterEach, describe, expect, test } from "vitest";
 import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
 import { ManualClock, systemClock } from "#kernel/clock.ts";
-import { grpcOkTrailers, grpcPrefix, grpcRefusal, grpcResponseHeaders } from "#kernel/grpc-messages.ts";
+import { grpcOkTrailers, grpcRefusal, grpcResponseHeaders } from "#kernel/grpc-messages.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
 import { testCertificate, testKey } from "#kernel/test-certificate.ts";
 import { type HeaderList, Wire, type WireStream, serveConnection } from "#kernel/wire/index.ts";
@@ -56,7 +56,7 @@ function open(port: number, options: { ca?: Buffer; connectTimeoutMs?: number } 
 
 function say(stream: WireStream, text: string): void {
   const bytes = Buffer.from(text);
-  stream.writeWithPrefix(grpcPrefix(bytes.length), bytes, 0, bytes.length);
+  stream.writeMessage(bytes, 0, bytes.length);
 }
 
 describe("the link's transport", () => {

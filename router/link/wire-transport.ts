@@ -1,7 +1,7 @@
 import { ConnectError } from "@connectrpc/connect";
 import { LinkService } from "#gen/helixmesh/link/v1/link_pb.ts";
 import type { Clock } from "#kernel/clock.ts";
-import { GrpcMessageReader, grpcFault, grpcPrefix } from "#kernel/grpc-messages.ts";
+import { GrpcMessageReader, grpcFault } from "#kernel/grpc-messages.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
 import {
   type Bound,
@@ -82,7 +82,7 @@ class WireLinkStream implements LinkStream, StreamListener {
 
   send(bytes: Uint8Array, start: number, end: number): void {
     const state = this.#state;
-    if (state.kind === "open") state.stream.writeWithPrefix(grpcPrefix(end - start), bytes, start, end);
+    if (state.kind === "open") state.stream.writeMessage(bytes, start, end);
     else if (state.kind === "connecting") state.unsent.push(Uint8Array.from(bytes.subarray(start, end)));
   }
 

@@ -1,7 +1,7 @@
 import { brotliCompressSync, gzipSync } from "node:zlib";
 import { deepStrictEqual, ok } from "node:assert";
 import { ConnectError } from "@connectrpc/connect";
-import { GrpcMessageReader, grpcPrefix } from "#kernel/grpc-messages.ts";
+import { GrpcMessageReader } from "#kernel/grpc-messages.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
 import { ByteBuffer } from "#kernel/wire/byte-buffer.ts";
 import { Flag, FrameReader, type FrameSink, FrameType, frameHeaderBytes } from "#kernel/wire/frame.ts";
@@ -179,7 +179,8 @@ function readMessages(input: Buffer): string {
 }
 
 function message(payload: Buffer, flags: number): Buffer {
-  const header = Buffer.from(grpcPrefix(payload.length));
+  const header = Buffer.alloc(5);
+  header.writeUInt32BE(payload.length, 1);
   header[0] = flags;
   return Buffer.concat([header, payload]);
 }

@@ -75,7 +75,7 @@ export class StreamProbe implements StreamListener {
     if (this.#behaviour === 3) this.answer();
     if (this.#behaviour !== 5) return;
     this.#stream()?.sendHeaders(okHeaders);
-    for (let count = 0; count < 4; count++) this.#stream()?.writeWithPrefix(prefix, answer, 0, answerBytes);
+    for (let count = 0; count < 4; count++) this.#stream()?.writeMessage(answer, 0, answerBytes);
   }
 
   answer(): void {
@@ -92,4 +92,3 @@ export class StreamProbe implements StreamListener {
 
 const okHeaders = encodeBlock([[":status", "200"]]);
 export const answer = Buffer.alloc(answerBytes, 0x61);
-const prefix = Buffer.alloc(5, 0x62);

@@ -84,7 +84,7 @@ class Generation {
     let sent = (this.#exchange.lastEvent?.count ?? 0) > 0;
     const fail = (error: MeshError): void => this.#fail(error, index);
     return {
-      write: (bytes, start, end) => {
+      writeMessage: (bytes, start, end) => {
         if (this.#over) return true;
         try {
           let text = plainDelta.read(bytes, start, end) ? this.#answer.takePlain(plainDelta, index) : undefined;

@@ -38,7 +38,7 @@ export class ScriptedCalls implements Calls {
       for await (const event of this.generateScript(request, { ...context, signal: gone.signal })) {
         if (gone.signal.aborted) return;
         const bytes = encodeEvent(event);
-        if (sink.write(bytes, 0, bytes.length)) continue;
+        if (sink.writeMessage(bytes, 0, bytes.length)) continue;
         await new Promise<void>((resolve) => {
           resume = resolve;
         });

@@ -7,7 +7,7 @@ import type { Clock, Timer } from "#kernel/clock.ts";
 import {
   GrpcMessageReader,
   grpcOkTrailers,
-  grpcPrefix,
+  
   grpcRefusal,
   grpcResponseFields,
   grpcTrailers,
@@ -28,6 +28,7 @@ import {
 import type { Principal } from "../../admission/authenticate.ts";
 import type { Calls } from "../../call/calls.ts";
 import type { ResponseSink, RunningCall } from "../../call/sink.ts";
+import type { MessageWriter } from "../../link/link-call.ts";
 import { type Explanation, explanationText } from "../../routing/explain.ts";
 import { type RoutingHints, explainHeader, routingHints } from "../../routing/hints.ts";
 import { wantsProgress } from "../progress.ts";
@@ -63,7 +64,6 @@ const defaultBodyTimeoutMs = 60_000;
 
 /** One call: its request until that is whole, then its answer. */
 class GenerateStream implements StreamListener, ResponseSink {
-  // What every write needs comes first, so that it lies together.
   readonly #stream: WireStream;
   /** Responses that the client has: this is the rest of a call whose router died. */
   #had = 0;
@@ -152,13 +152,18 @@ class GenerateStream implements StreamListener, ResponseSink {
     if (end.kind !== "complete") this.#call?.abort();
   }
 
-  write(bytes: Uint8Array, start: number, end: number): boolean {
+  writeMessage(bytes: Uint8Array, start: number, end: number): boolean {
     if (this.#had > 0) {
       this.#had -= 1;
       return true;
     }
     this.#open();
-    return this.#stream.writeWithPrefix(grpcPrefix(end - start), bytes, start, end);
+    return this.#stream.writeMessage(bytes, start, end);
+  }
+
+  /** The first response has opened the stream. */
+  get direct(): MessageWriter | undefined {
+    return this.#opened && this.#had === 0 ? this.#stream : undefined;
   }
 
   finish(): void {
@@ -186,7 +191,7 @@ class GenerateStream implements StreamListener, ResponseSink {
     if (!this.#stream.writable) return;
     this.#open();
     const bytes = waitingBytes(waiting);
-    this.#stream.writeWithPrefix(grpcPrefix(bytes.length), bytes, 0, bytes.length);
+    this.#stream.writeMessage(bytes, 0, bytes.length);
   }
 
   #open(): void {
