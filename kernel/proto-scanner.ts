@@ -31,6 +31,27 @@ export class ProtoScanner {
   /** Goes to the next field; false when there is none. */
   next(): boolean {
     if (this.#at >= this.#limit) return false;
+    return this.#nextShort() || this.#nextAny();
+  }
+
+  /** For a LEN field whose tag and length are a byte each, as nearly all are. False: it is another, or malformed. */
+  #nextShort(): boolean {
+    const at = this.#at;
+    const start = at + 2;
+    if (start > this.#limit) return false;
+    const tag = this.#bytes[at] as number;
+    const length = this.#bytes[at + 1] as number;
+    if (tag >= 0x80 || tag < 8 || (tag & 7) !== WireType.LEN || length >= 0x80 || start + length > this.#limit) {
+      return false;
+    }
+    this.field = tag >>> 3;
+    this.wireType = WireType.LEN;
+    this.start = start;
+    this.end = this.#at = start + length;
+    return true;
+  }
+
+  #nextAny(): boolean {
     const tag = this.#varint();
     this.field = Math.floor(tag / 8);
     this.wireType = tag & 7;

@@ -225,13 +225,7 @@ export class Stream implements WireStream {
       const ends = last && this.#ending.kind === "data";
       this.sendWindow -= length;
       host.sendWindow -= length;
-      host.writer.data(
-        this.id,
-        ends ? Flag.END_STREAM : 0,
-        waiting.bytes,
-        waiting.start,
-        waiting.start + length,
-      );
+      host.writer.data(this.id, ends ? Flag.END_STREAM : 0, waiting.bytes, waiting.start, waiting.start + length);
       host.sent(this);
       waiting.skip(length);
       this.stalledSinceMs = host.nowMs;
@@ -256,8 +250,7 @@ export class Stream implements WireStream {
     } else if (trailers !== undefined) {
       this.#sendTrailers(trailers);
     } else {
-      if (!this.#host.writer.endInPlace(this.id))
-        this.#host.writer.data(this.id, Flag.END_STREAM, nothing, 0, 0);
+      if (!this.#host.writer.endInPlace(this.id)) this.#host.writer.data(this.id, Flag.END_STREAM, nothing, 0, 0);
       this.#localEnd();
     }
   }

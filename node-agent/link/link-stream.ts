@@ -11,7 +11,6 @@ import type { Clock, Timer } from "#kernel/clock.ts";
 import {
   GrpcMessageReader,
   grpcOkTrailers,
-  
   grpcRefusal,
   grpcResponseHeaders,
   grpcTrailers,

@@ -1,4 +1,5 @@
 import { type MessageInitShape, create, toBinary } from "@bufbuild/protobuf";
+import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
 import { ConnectResponseSchema } from "#gen/helixmesh/link/v1/link_pb.ts";
@@ -85,6 +86,38 @@ describe("a response reader", () => {
       [2, 3, 7],
       ["step", 1],
     ]);
+  });
+
+  test("reads deltas of all sizes as protobuf does, and of what is cut off or garbled throws nothing but MeshErrors", () => {
+    const number = fc.oneof(fc.nat(300), fc.nat(0xffff_ffff));
+    const responses = fc.array(fc.string({ unit: "binary-ascii", maxLength: 200 }), { maxLength: 2 });
+    const completionTokens = fc.oneof(fc.nat(2), fc.nat(300));
+    const deltas = fc.array(fc.record({ number, responses, completionTokens }), { maxLength: 5 });
+    fc.assert(
+      fc.property(deltas, fc.nat(), fc.nat(255), (sent, place, garbage) => {
+        const { heard, read } = reading(sent.map((one) => one.number));
+        const bytes = encoded({
+          case: "step",
+          value: { deltas: sent.map((one) => ({ ...one, responses: one.responses.map(text) })) },
+        });
+        read(bytes);
+        expect(heard).toEqual([
+          ...sent.flatMap((one) => [
+            ...one.responses.map((response) => [one.number, response]),
+            ...(one.completionTokens > 0 ? [[one.number, one.completionTokens, 7]] : []),
+          ]),
+          ["step", sent.length],
+        ]);
+        const garbled = Uint8Array.from(bytes, (byte, at) => (at === place % bytes.length ? garbage : byte));
+        for (const broken of [bytes.subarray(0, place % bytes.length), garbled]) {
+          try {
+            read(broken);
+          } catch (error) {
+            expect(error).toBeInstanceOf(MeshError);
+          }
+        }
+      }),
+    );
   });
 
   test("tells hello, drain and a heartbeat, and passes over frames of newer agents", () => {

@@ -17,6 +17,7 @@ import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
 import { ReplicaLoadSchema } from "#gen/helixmesh/type/v1/type_pb.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
 import { ProtoScanner } from "#kernel/proto-scanner.ts";
+import { WireType } from "#kernel/proto-writer.ts";
 import { decodeCallEnd } from "./call-end.ts";
 
 /** Who hears what a message says. Bytes are lent for the call. */
@@ -48,9 +49,16 @@ const step = numbersOf(StepBatchSchema.field);
 const delta = numbersOf(CallDeltaSchema.field);
 const loadReplicaId = ReplicaLoadSchema.field.replicaId.number;
 
+// https://protobuf.dev/programming-guides/encoding/#structure
+const numberTag = (delta.number << 3) | WireType.VARINT;
+const responseTag = (delta.responses << 3) | WireType.LEN;
+const tokensTag = (delta.completionTokens << 3) | WireType.VARINT;
+/** Numbers below it take one byte. */
+const moreBytes = 0x80;
+
 /**
- * Reads what an agent says. Deltas come for every token, so they are scanned where they lie and nothing is allocated
- * for them; the rest is decoded. State comes before deltas, whatever their order in the message: a call that ends with
+ * Reads what an agent says. Deltas come for every token, so they are read where they lie and nothing is allocated for
+ * them; the rest is decoded. State comes before deltas, whatever their order in the message: a call that ends with
  * its replica must find that replica gone when it looks for another.
  */
 export class ResponseReader {
@@ -110,6 +118,34 @@ export class ResponseReader {
   }
 
   #readDelta(bytes: Buffer, start: number, end: number): void {
+    if (!this.#readToken(bytes, start, end)) this.#readAnyDelta(bytes, start, end);
+  }
+
+  /** For what nearly all deltas are: a number, one short response and how many tokens it is. False: it is another. */
+  #readToken(bytes: Buffer, start: number, end: number): boolean {
+    if (end - start < 6 || bytes[start] !== numberTag) return false;
+    let at = start + 1;
+    let byte = bytes[at++] as number;
+    let number = byte & 0x7f;
+    for (let shift = 7; byte >= moreBytes && shift < 28 && at < end; shift += 7) {
+      byte = bytes[at++] as number;
+      number |= (byte & 0x7f) << shift;
+    }
+    if (byte >= moreBytes || at + 2 > end || bytes[at] !== responseTag) return false;
+    const length = bytes[at + 1] as number;
+    const from = at + 2;
+    const to = from + length;
+    if (length >= moreBytes || to + 2 !== end || bytes[to] !== tokensTag) return false;
+    const tokens = bytes[to + 1] as number;
+    if (tokens >= moreBytes) return false;
+    const call = this.#sink.call(number);
+    if (call === undefined) return true;
+    call.onResponse(bytes, from, to);
+    if (tokens > 0) call.onTokens(tokens, this.#nowMs);
+    return true;
+  }
+
+  #readAnyDelta(bytes: Buffer, start: number, end: number): void {
     const scanner = this.#inner;
     scanner.reset(bytes, start, end);
     // Encoders write the number first; protobuf allows any order.

@@ -7,7 +7,6 @@ import type { Clock, Timer } from "#kernel/clock.ts";
 import {
   GrpcMessageReader,
   grpcOkTrailers,
-  
   grpcRefusal,
   grpcResponseFields,
   grpcTrailers,
