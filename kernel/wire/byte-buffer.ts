@@ -1,8 +1,10 @@
 /**
  * Size classes that are kept for reuse: a connection needs a buffer only between its first write and the flush. The
- * largest are for two long prompts and more in one flush of a link.
+ * smallest is for a connection with one stream, the largest for two long prompts and more in one flush of a link.
  */
-const classes = [4_096, 16_384, 65_536, 262_144, 1_048_576] as const;
+const classes = [512, 4_096, 16_384, 65_536, 262_144, 1_048_576] as const;
+/** The smallest are made so many at a time, as parts of one piece, so that those of many connections share pages. */
+const smallestAtOnce = 128;
 const pools: Buffer[][] = classes.map(() => []);
 /** Bytes that each class may keep. */
 const keptBytes = 4_194_304;
@@ -26,6 +28,8 @@ export class ByteBuffer {
   bytes: Buffer = none;
   start = 0;
   end = 0;
+  /** How much was taken away last: the next is likely to be as long. */
+  #expected = 0;
 
   get length(): number {
     return this.end - this.start;
@@ -38,7 +42,7 @@ export class ByteBuffer {
     if (start > 0 && bytes.length - length >= count && start >= length) {
       bytes.copy(bytes, 0, start, this.end);
     } else {
-      const grown = take(Math.max(length + count, bytes.length * 2));
+      const grown = take(Math.max(length + count, bytes.length * 2, this.#expected));
       bytes.copy(grown, 0, start, this.end);
       give(bytes);
       this.bytes = grown;
@@ -69,6 +73,7 @@ export class ByteBuffer {
   /** The memory changes hands: the receiver returns it with `give` when nothing reads it any more. */
   detach(): Buffer {
     const { bytes } = this;
+    this.#expected = this.length;
     this.bytes = none;
     this.start = 0;
     this.end = 0;
@@ -77,6 +82,12 @@ export class ByteBuffer {
 }
 
 function take(count: number): Buffer {
+  const [smallest] = classes;
+  const [small = []] = pools;
+  if (count <= smallest && small.length === 0) {
+    const piece = Buffer.allocUnsafeSlow(smallest * smallestAtOnce);
+    for (let at = piece.length; at > 0; at -= smallest) small.push(piece.subarray(at - smallest, at));
+  }
   for (let index = 0; index < classes.length; index++) {
     const size = classes[index] as number;
     if (count <= size) return pools[index]?.pop() ?? Buffer.allocUnsafeSlow(size);

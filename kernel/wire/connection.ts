@@ -43,6 +43,9 @@ const drainPingTimeoutMs = 1_000;
 export abstract class Connection implements FrameSink, StreamHost, Sweepable {
   readonly limits: WireLimits;
   sendWindow = initialWindowBytes;
+  /** DATA and HEADERS that the guard has not been told of, and how many of them no window cut short. */
+  #sentFrames = 0;
+  #wholeFrames = 0;
   /** Read once per batch of bytes: exact enough for rates and timeouts. */
   nowMs: number;
   abstract readonly stopsRequests: boolean;
@@ -175,6 +178,8 @@ export abstract class Connection implements FrameSink, StreamHost, Sweepable {
       throw protocolError("the first frame is not SETTINGS");
     }
     if (type === FrameType.RST_STREAM && this.#isIdle(streamId)) throw protocolError("RST_STREAM on an idle stream");
+    this.#guard.earn(this.#sentFrames, this.#wholeFrames);
+    this.#sentFrames = this.#wholeFrames = 0;
     this.#guard.check(type, flags, streamId, length, this.nowMs);
   }
 
@@ -365,7 +370,8 @@ export abstract class Connection implements FrameSink, StreamHost, Sweepable {
   }
 
   sent(stream: Stream): void {
-    this.#guard.earn(stream.sendWindow > 0 && this.sendWindow > 0);
+    this.#sentFrames += 1;
+    if (stream.sendWindow > 0 && this.sendWindow > 0) this.#wholeFrames += 1;
   }
 
   consumed(bytes: number): void {

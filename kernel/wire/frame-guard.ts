@@ -68,11 +68,11 @@ export class FrameGuard {
     if (!this.#buckets[bound].spend(nowMs)) throw this.#tooMuch(bound);
   }
 
-  /** We sent DATA or HEADERS; `whole`: no window of the peer cut it short. */
-  earn(whole: boolean): void {
-    this.#buckets.pings.earn(1);
+  /** We sent DATA or HEADERS, so many frames; `whole`: of them those that no window of the peer cut short. */
+  earn(frames: number, whole: number): void {
+    this.#buckets.pings.earn(frames);
     // Windows of a byte are how one makes us send frames of a byte: they earn the peer nothing.
-    if (whole) this.#buckets.windowUpdates.earn(2);
+    this.#buckets.windowUpdates.earn(2 * whole);
   }
 
   /** A stream ended as it should: a client that cancels some of its many calls is no attacker. */
