@@ -404,6 +404,7 @@ export abstract class Connection implements FrameSink, StreamHost, Sweepable {
     this.wire.budget.usedBytes += byBytes;
     if (byBytes < 0) this.#waiting.delete(stream);
     if (stream.waitingBytes > 0) this.#waiting.add(stream);
+    this.#outlet.isWanted = this.#waiting.size > 0;
   }
 
   /** Streams take turns, a frame each: one that sent goes to the back of `#waiting`, so this meets it again. */

@@ -44,7 +44,7 @@ interface OutletParts {
   readonly clock: Clock;
   readonly budget: ByteBudget;
   readonly maxUnsentBytes: number;
-  /** Runs whenever the socket took all it was given. */
+  /** Runs when the socket took all it was given, while `isWanted`. */
   readonly onSent: () => void;
   /** Runs when `maxUnsentBytes` were passed while the socket takes nothing. */
   readonly onOverflow: () => void;
@@ -55,6 +55,8 @@ export class Outlet {
   readonly out = new ByteBuffer();
   /** When the socket was given what it has not yet passed on. */
   busySinceMs = 0;
+  /** Somebody waits for room. */
+  isWanted = false;
   readonly #socket: Socket;
   readonly #parts: OutletParts;
   #direct: DirectWrite | undefined;
@@ -65,6 +67,7 @@ export class Outlet {
   #memory: Buffer | undefined;
   #counted = 0;
   #flushes = 0;
+  #finished = false;
 
   constructor(socket: Socket, parts: OutletParts) {
     this.#socket = socket;
@@ -101,7 +104,8 @@ export class Outlet {
   flush(): void {
     this.#scheduled = false;
     if (this.#inFlight > 0 || this.out.length === 0) return;
-    if (!this.#socket.writable) {
+    // A direct write says itself that the socket is gone; to ask the stream costs as much as all the rest of this.
+    if (this.#finished || (this.#direct === undefined && !this.#socket.writable)) {
       this.out.release();
       return;
     }
@@ -120,7 +124,7 @@ export class Outlet {
   #send(bytes: Buffer): boolean {
     const socket = this.#socket;
     this.#direct ??= DirectWrite.of(socket);
-    if (this.#direct !== undefined && socket.writableLength === 0) {
+    if (this.#direct !== undefined && this.#writesStarted === this.#writesFinished) {
       const result = this.#direct.write(bytes, this.#onSent);
       if (result !== "failed") return result === "sent";
       // The stream will fail alike, and knows how to say so.
@@ -138,11 +142,13 @@ export class Outlet {
       this.#socket.write(Buffer.from(this.out.bytes.subarray(this.out.start, this.out.end)));
       this.out.release();
     }
+    this.#finished = true;
     this.#socket.end();
   }
 
   /** The socket is gone. */
   discard(): void {
+    this.#finished = true;
     this.out.release();
     this.#inFlight = 0;
     this.#memory = undefined;
@@ -154,7 +160,7 @@ export class Outlet {
     this.#memory = undefined;
     this.#inFlight = 0;
     this.#count();
-    this.#parts.onSent();
+    if (this.isWanted) this.#parts.onSent();
   }
 
   /** Of a direct write that had to wait. */
