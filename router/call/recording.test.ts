@@ -1,6 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { Metrics } from "#kernel/metrics.ts";
+import { Tape } from "../link/tape.ts";
 import { Recording } from "./recording.ts";
 import { RecordingMemory } from "./recording-memory.ts";
 
@@ -24,6 +25,41 @@ describe("a recording", () => {
         expect(typeof read === "string" ? read : read.map((one) => new Uint8Array(one))).toEqual(responses);
       }),
     );
+  });
+
+  test("is the same whoever its tape is lent to, and however often", () => {
+    const responses = fc.array(fc.tuple(fc.uint8Array({ maxLength: 200 }), fc.nat(3)), { maxLength: 60 });
+    fc.assert(
+      fc.property(responses, (sent) => {
+        const recording = new Recording(budgetOf(1 << 20), true);
+        const tapes = [new Tape(), new Tape()];
+        let lent: Tape | undefined;
+        for (const [response, borrower] of sent) {
+          lent = tapes[borrower] ?? lent;
+          if (lent) recording.lend(lent);
+          if (!lent?.copy(response, 0, response.length)) add(recording, response);
+        }
+        const read = recording.read();
+        expect(typeof read === "string" ? read : read.map((one) => new Uint8Array(one))).toEqual(
+          sent.map(([response]) => response),
+        );
+      }),
+    );
+  });
+
+  test.each([
+    ["ends", "off", (recording: Recording) => recording.end()],
+    ["outgrows its limit", "call", (recording: Recording) => add(recording, new Uint8Array(990))],
+  ])("that %s takes its memory from whoever its tape is lent to", (_what, why, act) => {
+    const recording = new Recording(budgetOf(1_000), true);
+    const tape = new Tape();
+    add(recording, new Uint8Array(10));
+    recording.lend(tape);
+    expect(tape.copy(new Uint8Array(10), 0, 10)).toBe(true);
+    act(recording);
+    expect(recording.read()).toBe(why);
+    expect(tape).toMatchObject({ at: -1, memory: { length: 0 } });
+    expect(tape.copy(new Uint8Array(10), 0, 10)).toBe(true);
   });
 
   test("holds exactly its limit, and is dropped whole by one byte more", () => {
