@@ -102,13 +102,15 @@ describe("a model with a second deployment", () => {
     for (let i = 0; i < 5; i++) expect((await explained(router)).deployment).toBe("pocket-deployment");
   });
 
-  test("copies calls to a shadow, whose usage says so", async () => {
+  test("copies calls to a shadow, whose usage says so and is on nobody's bill", async () => {
     const router = await startSplit({ shadowPercent: 100 });
     while (!router.control.usage.some(({ labels }) => labels["shadow"] === "second")) await explained(router);
     const copy = router.control.usage.find(({ labels }) => labels["shadow"] === "second");
-    expect(copy).toMatchObject({ deployment: "second", nodeId: "node-2", model: "pocket" });
+    expect(copy).toMatchObject({ deployment: "second", nodeId: "node-2", model: "pocket", door: "shadow" });
+    expect(copy).toMatchObject({ keyId: "", projectId: "" });
     const real = router.control.usage.filter(({ labels }) => labels["shadow"] === undefined);
     expect(real.length).toBeGreaterThan(0);
     expect(real.map(({ callId }) => callId)).not.toContain(copy?.callId);
+    for (const { keyId, projectId } of real) expect([keyId, projectId]).not.toContain("");
   });
 });

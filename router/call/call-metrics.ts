@@ -73,8 +73,10 @@ export function callMetrics(metrics: Metrics): CallMetrics {
       const reason = error?.row.openAiCode ?? "";
       calls.inc({ door: context.door, model, outcome: outcomeName(outcome), reason });
       duration.observe({ door: context.door, model }, settlement.durationMs / 1000);
-      if (settlement.ttftMs !== undefined) ttft.observe({ model }, settlement.ttftMs / 1000);
-      if (settlement.interTokenMs !== undefined) interToken.observe({ model }, settlement.interTokenMs / 1000);
+      // How long callers wait: nobody waits for a copy.
+      const { ttftMs, interTokenMs } = context.door === "shadow" ? noTimes : settlement;
+      if (ttftMs !== undefined) ttft.observe({ model }, ttftMs / 1000);
+      if (interTokenMs !== undefined) interToken.observe({ model }, interTokenMs / 1000);
       if (settlement.waitedMs > 0) waits.observe({ model }, settlement.waitedMs / 1000);
       if (settlement.promptTokens > 0) tokens.inc({ model, kind: "prompt" }, settlement.promptTokens);
       if (settlement.cachedTokens > 0) tokens.inc({ model, kind: "cached" }, settlement.cachedTokens);
@@ -90,3 +92,5 @@ export function callMetrics(metrics: Metrics): CallMetrics {
     shadowSkipped: () => unshadowed.inc(),
   };
 }
+
+const noTimes = { ttftMs: undefined, interTokenMs: undefined };

@@ -10,8 +10,15 @@ import type { Principal } from "../admission/authenticate.ts";
 import type { RoutingHints } from "../routing/hints.ts";
 import type { ResponseSink, RunningCall } from "./sink.ts";
 
-/** The doors' names, as usage records, logs and metrics have them. */
-export type Door = "grpc" | "grpc-web" | "connect" | "openai-chat" | "openai-completions" | "openai-embeddings";
+/** The doors' names, as usage records, logs and metrics have them; "shadow" is a copy of a call (shadows.ts). */
+export type Door =
+  | "grpc"
+  | "grpc-web"
+  | "connect"
+  | "openai-chat"
+  | "openai-completions"
+  | "openai-embeddings"
+  | "shadow";
 
 /** What a door knows of a call besides its request. */
 export interface CallContext {

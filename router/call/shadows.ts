@@ -1,6 +1,7 @@
 import { newId } from "#kernel/random.ts";
 import { type Span, startSpan } from "#kernel/trace.ts";
 import { Call } from "./call.ts";
+import type { Principal } from "../admission/authenticate.ts";
 import type { CallParts, CallSettings, CallSpec } from "./call-parts.ts";
 import type { CallContext } from "./calls.ts";
 import type { OpenCalls } from "./open-calls.ts";
@@ -28,7 +29,7 @@ export class Shadows {
 
   copy(
     what: Pick<CallSpec, "method" | "model" | "request" | "needs" | "promptBlocks" | "drawing">,
-    { door, principal, timeoutMs }: CallContext,
+    { timeoutMs }: CallContext,
     labels: Readonly<Record<string, string>>,
     span: Span,
   ): void {
@@ -46,7 +47,7 @@ export class Shadows {
         ...what,
         deployment,
         priority: 0,
-        context: { callId: newId("shadow"), door, principal, timeoutMs, traceparent },
+        context: { callId: newId("shadow"), door: "shadow", principal: nobodyPays, timeoutMs, traceparent },
         labels: { ...kept, shadow: deployment },
         sink: nobody,
         permit: {
@@ -64,6 +65,9 @@ export class Shadows {
     }
   }
 }
+
+/** The operator wanted the copy: it is on the books, but on nobody's bill. */
+const nobodyPays: Principal = { keyId: "", projectId: "" };
 
 const nobody: ResponseSink = {
   writeMessage: () => true,

@@ -66,14 +66,14 @@ export type UsageRecord = Message<"helixmesh.type.v1.UsageRecord"> & {
   callId: string;
 
   /**
-   * The key that paid; empty in an agent's report.
+   * The key that pays; empty in an agent's report and for a shadow copy, for which nobody pays.
    *
    * @generated from field: string key_id = 2;
    */
   keyId: string;
 
   /**
-   * The key's project; empty in an agent's report.
+   * The key's project; empty where key_id is.
    *
    * @generated from field: string project_id = 3;
    */
@@ -101,7 +101,8 @@ export type UsageRecord = Message<"helixmesh.type.v1.UsageRecord"> & {
   nodeId: string;
 
   /**
-   * The door: "grpc", "grpc-web", "connect", "openai-chat", "openai-completions", "openai-embeddings".
+   * The door: "grpc", "grpc-web", "connect", "openai-chat", "openai-completions", "openai-embeddings"; "shadow" for a
+   * copy of a call.
    *
    * @generated from field: string door = 7;
    */
@@ -364,7 +365,8 @@ export type DeploymentRouting = Message<"helixmesh.type.v1.DeploymentRouting"> &
 
   /**
    * Per cent of the calls to the model's other deployments that are copied here, 0 to 100; nobody gets the copies'
-   * answers, and they are recorded with the label "shadow". A deployment with it gets no calls of its own.
+   * answers, they are recorded with the label "shadow", and no key or project is charged for them. A deployment with
+   * it gets no calls of its own.
    *
    * @generated from field: uint32 shadow_percent = 4;
    */
