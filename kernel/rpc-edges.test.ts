@@ -451,4 +451,13 @@ describe("a request that is no RPC call", () => {
     expect(answer.status).toBe(status);
     expect(await answer.text()).toContain(message);
   });
+
+  test("in a form for single messages is told that its method streams", async () => {
+    const { port } = await startServer();
+    const headers = { "content-type": "application/json" };
+    const answer = await fetch(`http://127.0.0.1:${port}${generatePath}`, { method: "POST", headers, body: "{}" });
+    expect(answer.status).toBe(415);
+    const text = await answer.text();
+    expect(text).toMatch(/^This method streams, .* "application\/json" is none of application\/connect\+json, /);
+  });
 });

@@ -1,4 +1,4 @@
-import type { Message } from "@bufbuild/protobuf";
+import type { DescMethod, Message } from "@bufbuild/protobuf";
 import {
   Code,
   ConnectError,
@@ -70,13 +70,7 @@ export function rpcHandler(options: RpcHandlerOptions): NodeHandler {
     // Connect's GET has its message in the query, which the limit of all headers bounds.
     const isGet = request.method === "GET";
     if (!isGet && !handler.supportedContentType(contentType)) {
-      const forms =
-        "application/json, application/proto, application/connect+…, application/grpc or application/grpc-web";
-      return refuseForm(
-        response,
-        415,
-        `The content type ${JSON.stringify(contentType.slice(0, 100))} is none of ${forms}.`,
-      );
+      return refuseForm(response, 415, wrongType(contentType, handler.method.methodKind));
     }
     const isSingle = handler.method.methodKind === "unary" || handler.method.methodKind === "server_streaming";
     const decoded: Message[] = [];
@@ -149,6 +143,15 @@ function notFound(response: NodeServerResponse, path: string): void {
 function refuse(response: NodeServerResponse, status: number, message: string): void {
   const body = JSON.stringify({ code: "unimplemented", message });
   send(response, status, { "content-type": "application/json" }, body);
+}
+
+/** Connect has a media type for single messages, and another one for methods that stream. */
+function wrongType(contentType: string, kind: DescMethod["methodKind"]): string {
+  const type = JSON.stringify(contentType.slice(0, 100));
+  const others = "application/grpc or application/grpc-web";
+  if (kind === "unary") return `The content type ${type} is none of application/json, application/proto, ${others}.`;
+  const forms = `application/connect+json, application/connect+proto, ${others}`;
+  return `This method streams, and the content type ${type} is none of ${forms}.`;
 }
 
 /** For people: what is no call of any protocol gets an error of none, and its clients go by the status. */

@@ -134,6 +134,14 @@ describe("a call", () => {
     });
   });
 
+  test("says of a deadline that had passed before it came that it had", () => {
+    const { clock, client } = begin({ ready: ["r1"], timeoutMs: -3 });
+    clock.advance(0);
+    expect(client.end).toMatchObject({
+      error: { reason: Reason.DEADLINE_EXCEEDED, message: expect.stringContaining("had passed when it came") },
+    });
+  });
+
   test("ends at the client's deadline, cancels the agent and counts what it had generated", () => {
     const { clock, client, ask, settlements, permits } = begin({ ready: ["r1"], timeoutMs: 500 });
     send(ask(0), [started, delta], 1);

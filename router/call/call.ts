@@ -411,6 +411,9 @@ function withText({ reason, field, limit, retryAfterMs, cause }: MeshError, mess
 
 /** `why` as `Search.why`. */
 function deadlineExceeded(timeoutMs: number, why: string): MeshError {
+  if (timeoutMs <= 0) {
+    return new MeshError(Reason.DEADLINE_EXCEEDED, "The call's deadline had passed when it came. Allow more time.");
+  }
   const limit = `${Math.round(timeoutMs)} ms`;
   return new MeshError(Reason.DEADLINE_EXCEEDED, `The call took longer than ${limit}, its limit.${why}`, { limit });
 }
