@@ -1,12 +1,11 @@
 import type { Waiting } from "#gen/helixmesh/inference/v1/inference_pb.ts";
+import { isOn } from "../routing/hints.ts";
 
 /** A caller sets it to "true" to hear what its call waits for, over every protocol that streams. */
 const progressHeader = "x-helixmesh-progress";
 
-/** "1" says the same, as it does in `x-helixmesh-explain`. */
 export function wantsProgress(header: (name: string) => string | null | undefined): boolean {
-  const value = header(progressHeader);
-  return value === "true" || value === "1";
+  return isOn(header(progressHeader));
 }
 
 /** Such as "waiting, 2 busy, 1 loading (43 %), about 3 calls ahead"; one line. */

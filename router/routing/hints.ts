@@ -15,6 +15,11 @@ export interface RoutingHints {
   readonly onPlaced?: (explanation: Explanation) => void;
 }
 
+/** Of a header that asks for something: "1" and "true" say the same. */
+export function isOn(value: string | null | undefined): boolean {
+  return value === "1" || value === "true";
+}
+
 /** Reads the headers. `onPlaced` is kept only if the caller asks to have its routing explained. */
 export function routingHints(
   header: (name: string) => string | undefined,
@@ -23,6 +28,6 @@ export function routingHints(
   return {
     session: header(sessionHeader) || undefined,
     canary: header(canaryHeader) || undefined,
-    ...(header(explainHeader) === "1" && { onPlaced }),
+    ...(isOn(header(explainHeader)) && { onPlaced }),
   };
 }
