@@ -21,8 +21,13 @@ export function grpcTimeoutMs(header: string | undefined): number {
 
 /** As `grpcTimeoutMs`, of `connect-timeout-ms` (https://connectrpc.com/docs/protocol, "Timeout"). */
 export function connectTimeoutMs(header: string | undefined): number {
-  if (header === undefined) return Number.POSITIVE_INFINITY;
-  if (!/^\d{1,10}$/.test(header)) throw wrongTimeout("connect-timeout-ms", header, "up to 10 digits");
+  return plainTimeoutMs("connect-timeout-ms", header) ?? Number.POSITIVE_INFINITY;
+}
+
+/** Milliseconds by the header `name`, which holds nothing but their digits. @throws MeshError INVALID_REQUEST */
+export function plainTimeoutMs(name: string, header: string | undefined): number | undefined {
+  if (header === undefined) return undefined;
+  if (!/^\d{1,10}$/.test(header)) throw wrongTimeout(name, header, "up to 10 digits");
   return Number(header);
 }
 

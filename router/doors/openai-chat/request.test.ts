@@ -34,6 +34,7 @@ describe("a chat request", () => {
       logprobs: true,
       top_logprobs: 2,
       max_completion_tokens: 9,
+      priority: 0,
       metadata: { team: "x" },
     });
     expect(request).toMatchObject({
@@ -51,6 +52,7 @@ describe("a chat request", () => {
       choiceCount: 3,
       logprobs: { top: 2 },
       maxOutputTokens: 9,
+      priority: 0,
       labels: { team: "x" },
     });
   });

@@ -14,6 +14,7 @@ import {
   readEndUser,
   readLabels,
   readModel,
+  readPriority,
   readSampling,
   readStop,
   readStreamOptions,
@@ -50,6 +51,7 @@ export function readChatRequest(body: unknown): ChatRequest {
     logprobs: readLogprobs(fields),
     responseFormat: readResponseFormat(fields),
     choiceCount: readChoiceCount(fields),
+    priority: readPriority(fields),
     labels: readLabels(fields),
     echo: false,
   };

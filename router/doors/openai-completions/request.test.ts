@@ -35,6 +35,7 @@ describe("a completion request", () => {
       best_of: 2,
       logprobs: 0,
       max_tokens: 5,
+      priority: 9,
       stop: ["x"],
       seed: 1,
       top_k: 3,

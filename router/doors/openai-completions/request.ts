@@ -7,6 +7,7 @@ import {
   readEndUser,
   readLabels,
   readModel,
+  readPriority,
   readSampling,
   readStop,
   readStreamOptions,
@@ -59,7 +60,11 @@ export function readCompletionRequest(body: unknown): CompletionRequest {
     // 0 is for those who only want their prompt back.
     maxOutputTokens: fields.integer("max_tokens", echo ? 0 : 1, 0xffff_ffff) ?? defaultMaxTokens,
     echo,
-    ...present({ sampling: readSampling(fields), logprobs: top === undefined ? undefined : { top } }),
+    ...present({
+      sampling: readSampling(fields),
+      logprobs: top === undefined ? undefined : { top },
+      priority: readPriority(fields),
+    }),
   };
   const generates = prompts.map(({ input }) => create(GenerateRequestSchema, { ...common, input }));
   const promptPaths = prompts.map(({ path }) => path);

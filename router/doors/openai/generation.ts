@@ -40,6 +40,8 @@ class Generation {
   /** Calls in flight by the index of their request; undefined while one is being begun. */
   readonly #running = new Map<number, RunningCall | undefined>();
   #begun = 0;
+  /** Monotonic; undefined where the caller named no limit of time. */
+  #deadlineMs: number | undefined;
   #events: EventStream | undefined;
   #over = false;
 
@@ -55,6 +57,8 @@ class Generation {
     this.#stream = stream;
     this.#answer = answer;
     this.#promptPaths = promptPaths;
+    const { context, deps } = exchange;
+    if (context.timeoutMs !== undefined) this.#deadlineMs = deps.clock.monotonicMs() + context.timeoutMs;
   }
 
   begin(): void {
@@ -73,7 +77,9 @@ class Generation {
       this.#begun += 1;
       this.#running.set(index, undefined);
       const callId = subCallId(context.callId, index, deps.newCallId);
-      const call = deps.calls.generate({ request }, { ...context, callId }, this.#sink(index));
+      // One that begins later, since others were before it, has only what is left.
+      const timeoutMs = this.#deadlineMs === undefined ? undefined : this.#deadlineMs - deps.clock.monotonicMs();
+      const call = deps.calls.generate({ request }, { ...context, callId, timeoutMs }, this.#sink(index));
       // It may have ended already.
       if (this.#running.has(index)) this.#running.set(index, call);
     }

@@ -131,6 +131,17 @@ describe("chat completions with the official client", () => {
     });
   });
 
+  test("give the core as much time as their caller gives them", async () => {
+    await client.chat.completions.create(chat, { headers: { "x-helixmesh-timeout-ms": "2500" } });
+    await client.chat.completions.create(chat);
+    expect(server.calls.contexts.map(({ timeoutMs }) => timeoutMs)).toEqual([expect.closeTo(2_500, -2), undefined]);
+    const response = await post("/v1/chat/completions", JSON.stringify(chat), { "x-helixmesh-timeout-ms": "2.5" });
+    expect(response.status).toBe(400);
+    expect(await response.json()).toMatchObject({
+      error: { param: "x-helixmesh-timeout-ms", message: expect.stringContaining('"2.5"; it must be up to 10 digits') },
+    });
+  });
+
   test("have events with ids, behind any of which a client goes on that sends it back", async () => {
     const body = JSON.stringify({ ...chat, n: 2, stream: true, stream_options: { include_usage: true } });
     const read = async (headers: Record<string, string>) => {
@@ -237,6 +248,19 @@ describe("completions with the official client", () => {
     expect(whole.choices.map(({ text }) => text)).toEqual(texts);
     expect(texts).toEqual([0, 1, 0, 1, 0, 1].map((choice) => `Hello, wörld 🙂 ${choice}`));
     expect(whole.usage).toMatchObject({ prompt_tokens: 12, completion_tokens: 6 });
+  });
+
+  test("have one limit of time for all prompts, those included that begin when others have ended", async () => {
+    server.calls.generateScript = async function* (request, context) {
+      await new Promise((resolve) => setTimeout(resolve, 25));
+      yield* speak(request, context);
+    };
+    const prompt = Array.from({ length: 17 }, (_, i) => String(i));
+    const headers = { "x-helixmesh-timeout-ms": "5000" };
+    await client.completions.create({ model: "m", prompt }, { headers });
+    const [first = 0, ...others] = server.calls.contexts.map(({ timeoutMs }) => timeoutMs ?? 0);
+    expect(first).toBeLessThanOrEqual(5_000);
+    expect(others.at(-1)).toBeLessThanOrEqual(first - 20);
   });
 
   test("give every prompt a call id of its own", async () => {

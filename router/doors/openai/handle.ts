@@ -1,4 +1,5 @@
 import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
+import { plainTimeoutMs } from "#kernel/call-timeout.ts";
 import type { HotPath } from "#kernel/http1/index.ts";
 import { parseJson } from "#kernel/json-body.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
@@ -16,6 +17,9 @@ import { requestId } from "./request-id.ts";
 import { endpoints, route } from "./route.ts";
 
 const defaultTimeoutMs = 60_000;
+
+/** Milliseconds from the request's arrival; what `grpc-timeout` and `connect-timeout-ms` are to the other doors. */
+const timeoutHeader = "x-helixmesh-timeout-ms";
 
 /**
  * Answers one request of the OpenAI HTTP API, HTTP/1.1 or HTTP/2, whatever its path. In order: route, key, media type,
@@ -108,7 +112,7 @@ function runEndpoint(
       resumes: lastEvent !== undefined,
       door: endpoint.door,
       principal,
-      timeoutMs: undefined,
+      timeoutMs: plainTimeoutMs(timeoutHeader, header(timeoutHeader)),
       traceparent: traceparent(header("traceparent")),
       routing: routingHints(header, (explanation) => reply.header(explainHeader, explanationText(explanation))),
     };

@@ -61,6 +61,11 @@ export function readLabels(fields: Fields): { [key: string]: string } {
   return Object.fromEntries(entries);
 }
 
+/** Beyond OpenAI: 0 (background) to 9 (most urgent), as in the contract. */
+export function readPriority(fields: Fields): number | undefined {
+  return fields.integer("priority", 0, 9);
+}
+
 export function readChoiceCount(fields: Fields): number {
   return fields.integer("n", 1, 16) ?? 1;
 }
