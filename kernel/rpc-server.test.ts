@@ -1,8 +1,8 @@
 import { once } from "node:events";
-import { Agent, type IncomingMessage, request as httpRequest } from "node:http";
+import { Agent, type IncomingMessage, type ServerResponse, request as httpRequest } from "node:http";
 import { connect as http2Connect } from "node:http2";
 import { type AddressInfo, connect as tcpConnect, createServer as createTcpServer } from "node:net";
-import { buffer } from "node:stream/consumers";
+import { buffer, text } from "node:stream/consumers";
 import { fromBinary } from "@bufbuild/protobuf";
 import { FileDescriptorProtoSchema } from "@bufbuild/protobuf/wkt";
 import { Code, ConnectError, type Transport, createClient } from "@connectrpc/connect";
@@ -517,6 +517,27 @@ describe("drain", () => {
     expect(server.connections()).toBe(1);
     await server.drain(60_000);
     expect(server.connections()).toBe(0);
+  });
+
+  test("answers over HTTP/1.1 what a client sent that knew of no drain, and then closes the connection", async () => {
+    const begun = Promise.withResolvers<ServerResponse>();
+    const server = await startServer({
+      fallback(request, response) {
+        if (request.url === "/next") return void response.end("next");
+        response.write("begun");
+        begun.resolve(response as ServerResponse);
+      },
+    });
+    const socket = tcpConnect(server.port, "127.0.0.1").setEncoding("utf8");
+    socket.write("GET / HTTP/1.1\r\nhost: a\r\n\r\n");
+    const response = await begun.promise;
+    expect(String(await once(socket, "data"))).toContain("Connection: keep-alive");
+    const drained = server.drain(60_000);
+    const rest = text(socket);
+    response.end();
+    socket.write("GET /next HTTP/1.1\r\nhost: a\r\n\r\n");
+    expect(await rest).toMatch(/Connection: close[^]*next/);
+    await drained;
   });
 
   test("tells HTTP/2 clients to go", async () => {

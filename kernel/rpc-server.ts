@@ -61,6 +61,11 @@ export interface RpcServerOptions {
 
 /** Of idle HTTP/1.1 connections: Node's own 5 s race with clients that reuse a connection at the same moment. */
 const keepAliveMs = 75_000;
+/**
+ * In a drain, of HTTP/1.1 connections that are idle: a client that was told of no end (the head of its last answer went
+ * out before) sends its next request at once, and closing right then would lose that.
+ */
+const drainIdleMs = 500;
 /** After a drain has cut the calls: for their last words to leave, before the connections go. */
 const cutGraceMs = 1_000;
 /** For a client to read why it is refused. */
@@ -113,9 +118,15 @@ export async function startRpcServer(options: RpcServerOptions): Promise<RpcServ
     if (draining.signal.aborted) response.shouldKeepAlive = false;
     response.once("close", () => {
       responses?.delete(response);
-      if (draining.signal.aborted && responses?.size === 0) socket.destroySoon();
+      if (draining.signal.aborted) closeIdleSoon(socket);
     });
     handler(request, response);
+  }
+  function closeIdleSoon(socket: Socket): void {
+    const close = (): void => {
+      if (http1Sockets.get(socket)?.size === 0) socket.destroySoon();
+    };
+    systemClock.setTimer(drainIdleMs, close, { unref: true });
   }
   http1.on("checkContinue", (request, response) => {
     // One that is too large is refused unsent; what may come after it then is no request, so the connection ends.
@@ -139,7 +150,7 @@ export async function startRpcServer(options: RpcServerOptions): Promise<RpcServ
   });
 
   const hotConnections =
-    options.hotPath && new HotConnections({ hot: options.hotPath, keepAliveMs, handOver: serveHttp1 });
+    options.hotPath && new HotConnections({ hot: options.hotPath, keepAliveMs, drainIdleMs, handOver: serveHttp1 });
 
   function serve(socket: Socket, protocol: "http1" | "http2"): void {
     accepted.inc({ protocol });
@@ -227,14 +238,16 @@ export async function startRpcServer(options: RpcServerOptions): Promise<RpcServ
     draining.abort();
     const listenerClosed = new Promise<void>((resolve) => listener.close(() => resolve()));
     if (sockets.size === 0) emptied.resolve();
-    for (const socket of sockets) {
-      const responses = http1Sockets.get(socket);
-      if (responses && responses.size > 0) for (const response of responses) response.shouldKeepAlive = false;
-      else if (responses) socket.destroySoon();
+    for (const [socket, responses] of http1Sockets) {
+      for (const response of responses) response.shouldKeepAlive = false;
+      closeIdleSoon(socket);
     }
     http2.drain();
     hotConnections?.drain();
-    if (!tls) for (const socket of undecided) socket.destroy();
+    const drop = (): void => {
+      for (const socket of undecided) socket.destroy();
+    };
+    if (!tls) systemClock.setTimer(drainIdleMs, drop, { unref: true });
     const cut = systemClock.setTimer(timeoutMs, () => {
       if (timeoutMs > 0) logger.warn("drain timed out; cutting connections", { connections: sockets.size, timeoutMs });
       const error = new MeshError(Reason.DRAINING, "This server is shutting down and cut the call; call again.");

@@ -10,6 +10,7 @@ import { type RequestHead, readPlainHead } from "#kernel/http1/request-head.ts";
 export interface ConnectionParts {
   readonly hot: HotPath;
   readonly keepAliveMs: number;
+  readonly drainIdleMs: number;
   readonly draining: () => boolean;
   /** The socket is paused, unread from the request on that nobody took, and no longer ours. */
   readonly onHandOver: (connection: Connection) => void;
@@ -49,6 +50,8 @@ export class Connection {
   readonly #parts: ConnectionParts;
   readonly #direct: DirectWrite | undefined;
   readonly #reads: DirectRead | undefined;
+  /** What the last answer's head told the client; it may have sent its next request already. */
+  #keepsAlive = true;
   #state: State = { kind: "idle", sinceMs: systemClock.monotonicMs() };
   /** What came behind a request that is not answered yet: at most one read, since no other comes before the answer. */
   #behind: Buffer | undefined;
@@ -61,9 +64,13 @@ export class Connection {
     socket.on("data", this.#onData).on("drain", this.#onDrain).on("end", this.#onEnd).on("close", this.#onClose);
   }
 
-  /** No request is open. */
-  get isIdle(): boolean {
-    return this.#state.kind === "idle";
+  /** Closes it once it has been idle for long enough; an open answer is sent first. */
+  drain(): void {
+    const state = this.#state;
+    if (state.kind !== "idle") return;
+    const leftMs = state.sinceMs + this.#parts.drainIdleMs - systemClock.monotonicMs();
+    if (leftMs <= 0) this.socket.destroySoon();
+    else systemClock.setTimer(Math.ceil(leftMs), () => this.drain(), { unref: true });
   }
 
   /** Closes it if it has been idle for longer than clients were told. */
@@ -105,7 +112,7 @@ export class Connection {
       socket: this.socket,
       direct: this.#direct,
       keepAliveS: Math.floor(keepAliveMs / 1_000),
-      keepAlive: () => head.keepAlive && this.#state.kind !== "receiving" && !draining(),
+      keepAlive: () => (this.#keepsAlive = head.keepAlive && this.#state.kind !== "receiving" && !draining()),
       onEnd: () => this.#ended(),
     });
     const exchange: Exchange = { head, response, take() {} };
@@ -144,13 +151,14 @@ export class Connection {
       return;
     }
     if (state.kind !== "answering") return;
-    if (!state.exchange.head.keepAlive || this.#parts.draining()) {
+    if (!this.#keepsAlive) {
       this.#state = { kind: "over" };
       this.socket.destroySoon();
       return;
     }
     this.#state = { kind: "idle", sinceMs: systemClock.monotonicMs() };
     if (this.#behind) process.nextTick(() => this.#next());
+    else if (this.#parts.draining()) this.drain();
   }
 
   #next(): void {

@@ -194,6 +194,35 @@ describe("the hot path", () => {
     await drained;
   });
 
+  test("answers in a drain what a client sent that had been promised the connection, and then closes it", async () => {
+    hold = true;
+    const socket = await open();
+    socket.write(post("a"));
+    while (held.length === 0) await new Promise(setImmediate);
+    held[0]?.writeHead(200, {});
+    held[0]?.write("begun");
+    expect(await until(socket, /begun/)).toContain("connection: keep-alive");
+    const drained = server.drain(10_000);
+    const rest = text(socket);
+    held[0]?.end("over");
+    socket.write(post("b"));
+    while (held.length === 1) await new Promise(setImmediate);
+    answer(held[1] as HotResponse, "next");
+    expect(await rest).toMatch(/over[\s\S]*connection: close[\s\S]*next$/);
+    await drained;
+  });
+
+  test("answers in a drain what came on a connection that was idle a moment ago", async () => {
+    const socket = await open();
+    socket.write(post("a"));
+    await until(socket, /hot 1$/);
+    const drained = server.drain(10_000);
+    const rest = text(socket);
+    socket.write(post("b"));
+    expect(await rest).toMatch(/connection: close[\s\S]*hot 2$/);
+    await drained;
+  });
+
   test("sends no header that would split the answer", async () => {
     hold = true;
     const socket = await open();

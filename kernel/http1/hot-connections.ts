@@ -7,6 +7,8 @@ export interface HotConnectionsOptions {
   readonly hot: HotPath;
   /** How long a connection may wait for its next request. */
   readonly keepAliveMs: number;
+  /** During a drain: how long it may wait for one that its client has sent without knowing of the drain. */
+  readonly drainIdleMs: number;
   /** For node:http: paused, and unread from the first request on that is not for the hot path. */
   readonly handOver: (socket: Socket) => void;
 }
@@ -27,10 +29,11 @@ export class HotConnections {
 
   /** Takes a socket whose bytes have not been read; resumes it. */
   serve(socket: Socket): void {
-    const { hot, keepAliveMs, handOver } = this.#options;
+    const { hot, keepAliveMs, drainIdleMs, handOver } = this.#options;
     const connection = new Connection(socket, {
       hot,
       keepAliveMs,
+      drainIdleMs,
       draining: () => this.#draining,
       onHandOver: (one) => {
         this.#connections.delete(one);
@@ -43,10 +46,13 @@ export class HotConnections {
     socket.resume();
   }
 
-  /** Closes idle connections, and each other one with its answer. */
+  /**
+   * Closes the connections that have been idle for `drainIdleMs`, the others when they have been, and each with the
+   * next answer, which says so.
+   */
   drain(): void {
     this.#draining = true;
-    for (const connection of this.#connections) if (connection.isIdle) connection.socket.destroySoon();
+    for (const connection of this.#connections) connection.drain();
   }
 
   #lookSoon(): void {
