@@ -141,7 +141,7 @@ export async function serveRouter(
       promoteAfterMs: settings.queuePromoteAfterMs,
     },
     room: (deployment) => rooms.of(deployment),
-    replicas: (deployment) => rooms.describeModelOf(deployment),
+    replicas: (deployment) => rooms.situationOfModelOf(deployment),
     clock,
     metrics,
   });

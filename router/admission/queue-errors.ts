@@ -2,23 +2,24 @@ import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
 import type { QueueBounds } from "./queue.ts";
 import type { Room } from "../routing/fill.ts";
+import type { Situation } from "./rooms.ts";
 
 /** Bounds of the advice when to come back: soon enough to be useful, and never at once. */
 const leastRetryMs = 1_000;
 const mostRetryMs = 300_000;
 
-/** Whole seconds, since that is what the header can say; `leastRetryMs` while nothing is measured. */
-function retryAfterMs(drainMs: number | undefined): number {
-  return Math.ceil(Math.min(mostRetryMs, Math.max(leastRetryMs, drainMs ?? 0)) / 1_000) * 1_000;
+/** Whole seconds, since that is what the header can say. */
+export function retryAfterMs(waitMs: number): number {
+  return Math.ceil(Math.min(mostRetryMs, Math.max(leastRetryMs, waitMs)) / 1_000) * 1_000;
 }
 
-/** Why a call got no turn, for its caller. `drainMs`: how long the queue takes as it drained lately. */
+/** Why a call got no turn, for its caller. `drainMs`: how long the queue takes as it drained lately, if that is known. */
 export interface Refused {
   readonly deployment: string;
   readonly room: Room;
   readonly drainMs: number | undefined;
   /** Where its model's replicas are. */
-  readonly replicas: (deployment: string) => string;
+  readonly replicas: (deployment: string) => Pick<Situation, "text" | "stageLeftMs">;
 }
 
 export function queueFull(bound: "entries" | "bytes", { maxEntries, maxBytes }: QueueBounds, why: Refused): MeshError {
@@ -56,11 +57,12 @@ export function deadlineUnreachable(waitedMs: number, leftMs: number, why: Refus
 }
 
 function where({ deployment, replicas }: Refused): string {
-  return replicas(deployment);
+  return replicas(deployment).text;
 }
 
-function overloaded(what: string, { deployment, drainMs }: Refused, limit?: string): MeshError {
-  const afterMs = retryAfterMs(drainMs);
+function overloaded(what: string, { deployment, room, drainMs, replicas }: Refused, limit?: string): MeshError {
+  const coldMs = room === "cold" ? (replicas(deployment).stageLeftMs ?? 0) : 0;
+  const afterMs = retryAfterMs(coldMs + (drainMs ?? 0));
   const message = `${JSON.stringify(deployment)} is overloaded: ${what}. Try again in ${seconds(afterMs)}.`;
   return new MeshError(Reason.OVERLOADED, message, { retryAfterMs: afterMs, ...(limit !== undefined && { limit }) });
 }

@@ -216,6 +216,13 @@ describe("a queue's deadlines", () => {
     expect(queue.drainMs(1_000)).toBeCloseTo(500, 0);
     // Nothing has moved for ten seconds: slower by what that says.
     expect(queue.drainMs(11_000)).toBeGreaterThan(4_000);
+    // Nobody waits for longer than that, however many there are.
+    offerAll(
+      queue,
+      Array.from({ length: 500 }, () => entry()),
+      11_000,
+    );
+    expect(queue.drainMs(11_000)).toBe(generous.maxWaitMs);
   });
 });
 

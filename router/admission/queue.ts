@@ -188,10 +188,16 @@ export class Queue<E extends QueueEntry> {
     return next === Number.POSITIVE_INFINITY ? undefined : next;
   }
 
-  /** Until all who wait now have had their turn, as fast as the queue drained lately; undefined before the first turn. */
+  /**
+   * Until all who wait now are gone: by their turns, as fast as the queue drained lately, or because they waited too long.
+   * Undefined before the first turn.
+   */
   drainMs(nowMs: number): number | undefined {
     const intervalMs = this.#drain.intervalMs(nowMs);
-    return intervalMs === undefined ? undefined : intervalMs * (this.size + 1);
+    if (intervalMs === undefined) return undefined;
+    const turnsMs = intervalMs * (this.size + 1);
+    const { maxWaitMs } = this.#bounds;
+    return this.#openMs === undefined ? turnsMs : Math.min(turnsMs, Math.max(maxWaitMs, intervalMs));
   }
 
   /** About how many have their turn before it if nobody else comes (see FairShare.ahead); undefined when it has left. */

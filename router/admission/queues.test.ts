@@ -14,7 +14,7 @@ function setUp(bounds: Partial<QueueBounds> = {}) {
   const replica = { state: "ready" as "ready" | "cold", places: 0 };
   const room = (): Room => (replica.state === "cold" ? "cold" : replica.places > 0 ? "free" : "busy");
   const defaults = { maxEntries: 100, maxBytes: 1_000_000, maxWaitMs: 30_000, promoteAfterMs: 3_000 };
-  const replicas = () => "1 loading (43 %)";
+  const replicas = () => ({ text: "1 loading (43 %)", stageLeftMs: 12_300 });
   const queues = new Queues({ bounds: { ...defaults, ...bounds }, room, replicas, clock, metrics });
   const turns: string[] = [];
   const refusals = new Map<string, MeshError>();
@@ -121,6 +121,14 @@ describe("queues", () => {
       retryAfterMs: expect.closeTo(10_000, -4),
     });
     expect(await metrics.text()).toMatch(/queue_ends_total\{deployment="d",outcome="full"[^}]*\} 2/);
+  });
+
+  test("advise to come again when a replica may be ready, while none is", () => {
+    const { enter, refusals, replica } = setUp({ maxEntries: 1 });
+    replica.state = "cold";
+    enter("first");
+    enter("second");
+    expect(refusals.get("second")).toMatchObject({ reason: Reason.OVERLOADED, retryAfterMs: 13_000 });
   });
 
   test("tell the displaced that its place is gone", () => {

@@ -4,13 +4,14 @@ import type { Metrics } from "#kernel/metrics.ts";
 import type { Room } from "../routing/fill.ts";
 import { Queue, type QueueBounds, type QueueEntry } from "./queue.ts";
 import * as errors from "./queue-errors.ts";
+import type { Situation } from "./rooms.ts";
 import { type QueueMetrics, type QueueOutcome, queueMetrics } from "./queue-metrics.ts";
 
 export interface QueuesOptions {
   readonly bounds: QueueBounds;
   readonly room: (deployment: string) => Room;
   /** Where its model's replicas are, for people; asked when a call is refused while none is ready. */
-  readonly replicas: (deployment: string) => string;
+  readonly replicas: (deployment: string) => Pick<Situation, "text" | "stageLeftMs">;
   readonly clock: Clock;
   readonly metrics: Metrics;
 }

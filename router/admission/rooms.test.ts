@@ -54,7 +54,7 @@ function setUp(known: Record<string, Known>, avoided: readonly string[] = [], re
   const fleet = new Fleet({ lookup, prefixes, zone: "", zonePenaltyMs: 0, clock });
   fleet.follow(snapshot);
   const rooms = new Rooms({ snapshot: () => snapshot, fleet, lookup, avoided: () => new Set(avoided) });
-  return { rooms, fleet, report, looks };
+  return { rooms, fleet, report, looks, clock };
 }
 
 const full: Known = { running: 2 };
@@ -82,7 +82,7 @@ describe("a deployment", () => {
 
   test("says what its model's replicas are doing", () => {
     const { rooms } = setUp({ a1: { state: ReplicaState.LOADING }, a2: { state: ReplicaState.LOADING } });
-    expect(rooms.describe("m")).toBe("2 loading, 1 without a link");
+    expect(rooms.situation("m").text).toBe("2 loading, 1 without a link");
   });
 
   test("says how far they are, of several in one state the first, and which comes next", () => {
@@ -93,11 +93,24 @@ describe("a deployment", () => {
       text: "1 fetching weights (100 %), 1 loading (43 %)",
       state: ReplicaState.LOADING,
       progress: 0.43,
+      stageLeftMs: undefined,
     });
     const two = setUp({ a1: { ...loading, progress: 0.1 }, a2: loading }, [], ["a1", "a2"]).rooms;
-    expect(two.describe("m")).toBe("2 loading (at most 43 %)");
-    expect(two.describeModelOf("b")).toBe("2 loading (at most 43 %)");
+    expect(two.situation("m").text).toBe("2 loading (at most 43 %)");
+    expect(two.situationOfModelOf("b").text).toBe("2 loading (at most 43 %)");
     expect(setUp({}, [], []).rooms.situation("m")).toMatchObject({ text: "it has none", state: 0 });
+  });
+
+  test("says how long the first still takes at the pace of each since it was seen there", () => {
+    const loading = (progress: number): Known => ({ state: ReplicaState.LOADING, progress });
+    const { rooms, report, clock } = setUp({ a1: loading(0), a2: loading(0.5), b1: {} });
+    expect(rooms.situation("m").stageLeftMs).toBeUndefined();
+    clock.advance(10_000);
+    report("a1", loading(0.25));
+    report("a2", loading(0.75));
+    expect(rooms.situation("m").stageLeftMs).toBe(10_000);
+    report("a2", { state: ReplicaState.WARMING });
+    expect(rooms.situation("m").stageLeftMs).toBe(30_000);
   });
 
   test("says of those in whose queue a call stands that they are busy", () => {
@@ -106,6 +119,7 @@ describe("a deployment", () => {
       text: "1 busy, 1 loading (50 %)",
       state: ReplicaState.READY,
       progress: undefined,
+      stageLeftMs: undefined,
     });
     expect(rooms.situation("m").text).toBe("2 ready, 1 loading (50 %)");
   });

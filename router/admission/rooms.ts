@@ -23,6 +23,8 @@ export interface Situation {
   readonly state: ReplicaState;
   /** How far that one is, 0 to 1; undefined where nobody knows. */
   readonly progress: number | undefined;
+  /** Until a replica is through with what it is doing, at its pace so far; undefined where that is unknown. */
+  readonly stageLeftMs: number | undefined;
 }
 
 /** Where one more call can go now. Who is full is routing's rule (../routing/fill.ts), and asked of no replica twice. */
@@ -86,35 +88,34 @@ export class Rooms {
     );
   }
 
-  /** As `describe`, of the model that the deployment serves. */
-  describeModelOf(deployment: string): string {
-    return this.describe(this.#options.snapshot().deployments.get(deployment)?.model ?? "");
-  }
-
-  /** The text of `situation`. */
-  describe(model: string): string {
-    return this.situation(model).text;
+  /** As `situation`, of the model that the deployment serves. */
+  situationOfModelOf(deployment: string): Situation {
+    return this.situation(this.#options.snapshot().deployments.get(deployment)?.model ?? "");
   }
 
   /** Costs a look at every replica. `readyIs`: what ready ones are called. */
   #look(deployments: readonly string[], readyIs: string): Situation {
-    const { snapshot, lookup } = this.#options;
+    const { snapshot, lookup, fleet } = this.#options;
     const { replicasOfDeployment } = snapshot();
+    let stageLeftMs: number | undefined;
     const groups = new Map<ReplicaState | undefined, { count: number; progress: number | undefined }>();
     for (const { nodeId, replicaId } of deployments.flatMap((name) => replicasOfDeployment.get(name) ?? [])) {
       const view = lookup(nodeId, replicaId);
       const group = groups.get(view?.state) ?? { count: 0, progress: undefined };
       groups.set(view?.state, group);
       group.count += 1;
-      if (view?.progress !== undefined) group.progress = Math.max(group.progress ?? 0, view.progress);
+      if (view?.progress === undefined) continue;
+      group.progress = Math.max(group.progress ?? 0, view.progress);
+      const leftMs = fleet.stageLeftMs(replicaId, view);
+      if (leftMs !== undefined) stageLeftMs = Math.min(stageLeftMs ?? leftMs, leftMs);
     }
-    if (groups.size === 0) return { text: "it has none", state: ReplicaState.UNSPECIFIED, progress: undefined };
+    if (groups.size === 0) return noReplica;
     const words = [...groups].map(([state, { count, progress }]) => {
       const name = state === ReplicaState.READY ? readyIs : nameOf(state);
       return progress === undefined ? `${count} ${name}` : `${count} ${name} (${percent(progress, count)})`;
     });
     const state = farthestFirst.find((one) => groups.has(one)) ?? ReplicaState.UNSPECIFIED;
-    return { text: words.join(", "), state, progress: groups.get(state)?.progress };
+    return { text: words.join(", "), state, progress: groups.get(state)?.progress, stageLeftMs };
   }
 
   /** Of the same model, and of those that its calls may fall back to. */
@@ -127,6 +128,13 @@ export class Rooms {
 }
 
 const nobody: ReadonlySet<string> = new Set();
+
+const noReplica: Situation = {
+  text: "it has none",
+  state: ReplicaState.UNSPECIFIED,
+  progress: undefined,
+  stageLeftMs: undefined,
+};
 
 const farthestFirst: readonly ReplicaState[] = [
   ReplicaState.READY,

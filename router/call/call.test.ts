@@ -89,6 +89,7 @@ describe("a call", () => {
     const { client, ask, settlements } = begin({ ready: ["r1"] });
     ask(0).call.onEnd(end(Reason.OVERLOADED));
     expect(client.end).toEqual(failed(Reason.OVERLOADED));
+    expect(client.end).toMatchObject({ error: { retryAfterMs: 1_000 } });
     expect(settlements).toHaveLength(1);
   });
 

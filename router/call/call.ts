@@ -5,6 +5,7 @@ import { Outcome, type Usage } from "#gen/helixmesh/type/v1/type_pb.ts";
 import type { Timer } from "#kernel/clock.ts";
 import { unreachable } from "#kernel/invariant.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
+import { retryAfterMs } from "../admission/queue-errors.ts";
 import type { Picked } from "../routing/routes.ts";
 import { Attempt, type AttemptOwner } from "./attempt.ts";
 import type { CallParts, CallSpec } from "./call-parts.ts";
@@ -402,7 +403,9 @@ export class Call implements RunningCall, AttemptOwner {
 }
 
 function errorOf({ reason, message, field, limit }: CallEnd): MeshError {
-  return new MeshError(reason, message, { field, limit });
+  // An engine that is full cannot know when to come again.
+  const retry = reason === Reason.OVERLOADED && { retryAfterMs: retryAfterMs(0) };
+  return new MeshError(reason, message, { field, limit, ...retry });
 }
 
 function withText({ reason, field, limit, retryAfterMs, cause }: MeshError, message: string): MeshError {

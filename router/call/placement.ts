@@ -2,6 +2,7 @@ import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
 import { Backoff } from "#kernel/backoff.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
 import { explainAttributes } from "../routing/explain.ts";
+import { retryAfterMs } from "../admission/queue-errors.ts";
 import type { Need } from "../routing/need.ts";
 import type { PickResult, Picked } from "../routing/routes.ts";
 import type { CallParts, CallSpec } from "./call-parts.ts";
@@ -149,12 +150,12 @@ export class Placement {
   /** No replica became ready in `waitedMs`. */
   exhausted(waitedMs: number): MeshError {
     const { model } = this.#spec;
-    const replicas = this.#parts.rooms.describe(model);
-    const waited = `waited ${Math.round(waitedMs)} ms for a ready replica of ${JSON.stringify(model)} (${replicas})`;
-    const options = { retryAfterMs: 1_000 };
+    const { text, stageLeftMs = 0 } = this.#parts.rooms.situation(model);
+    const waited = `waited ${Math.round(waitedMs)} ms for a ready replica of ${JSON.stringify(model)} (${text})`;
+    const options = { retryAfterMs: retryAfterMs(stageLeftMs) };
     const last = this.#last?.error;
     if (last) return new MeshError(last.reason, `${last.message} The router then ${waited}.`, options);
-    const message = `No replica is ready: the router ${waited}. Try again shortly.`;
+    const message = `No replica is ready: the router ${waited}. Try again in ${options.retryAfterMs / 1_000} s.`;
     return new MeshError(Reason.NO_READY_REPLICA, message, options);
   }
 }

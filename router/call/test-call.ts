@@ -229,7 +229,7 @@ export function begin(options: Options = {}) {
   const queues = new Queues({
     bounds,
     room: (deployment) => rooms.of(deployment),
-    replicas: (deployment) => rooms.describeModelOf(deployment),
+    replicas: (deployment) => rooms.situationOfModelOf(deployment),
     clock,
     metrics,
   });

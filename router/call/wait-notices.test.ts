@@ -8,7 +8,7 @@ function setUp() {
   const looks: (string | undefined)[][] = [];
   const situation = (model: string, deployment?: string) => {
     looks.push([model, deployment]);
-    return { text: "1 loading (43 %)", state: ReplicaState.LOADING, progress: 0.5 };
+    return { text: "1 loading (43 %)", state: ReplicaState.LOADING, progress: 0.5, stageLeftMs: undefined };
   };
   const notices = new WaitNotices(clock, { situation });
   const heard: [number, string, number | undefined][] = [];

@@ -91,6 +91,11 @@ export class Fleet {
     return this.#replicas.get(replicaId);
   }
 
+  /** As `Replica.stageLeftMs`, of what the link knows of it now. */
+  stageLeftMs(replicaId: string, view: ReplicaView | undefined): number | undefined {
+    return this.#replicas.get(replicaId)?.stageLeftMs(view, this.#options.clock.monotonicMs());
+  }
+
   /** Those of them that take calls. */
   ready(replicaIds: ReadonlySet<string>): readonly Replica[] {
     const ready: Replica[] = [];
@@ -138,8 +143,10 @@ export class Fleet {
   #look(replica: Replica): void {
     const view = this.#options.lookup(replica.nodeId, replica.replicaId);
     const pool = this.pool(replica.deployment);
+    const nowMs = this.#options.clock.monotonicMs();
+    replica.stageLeftMs(view, nowMs);
     if (view?.state !== ReplicaState.READY || !view.capabilities) return pool.dismiss(replica);
-    this.#report(replica, view, this.#options.clock.monotonicMs());
+    this.#report(replica, view, nowMs);
     pool.admit(replica);
   }
 

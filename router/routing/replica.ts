@@ -5,6 +5,7 @@ import { LearnedLimit } from "./learned-limit.ts";
 import { capabilityBits } from "./need.ts";
 import type { ReadySet } from "./ready-set.ts";
 import type { ReplicaView } from "./replica-view.ts";
+import { StagePace } from "./stage-pace.ts";
 
 /** Share of one observed time to first token in the correction. */
 const learning = 0.2;
@@ -37,6 +38,8 @@ export class Replica implements Candidate {
   fill: Fill = "free";
   heldUp = false;
   #limit: LearnedLimit | undefined;
+  /** While it is on its way to being ready. */
+  #pace: StagePace | undefined;
   #load: ReplicaView["load"];
   #capabilities: ReplicaView["capabilities"];
   #correctedAtMs = 0;
@@ -81,6 +84,19 @@ export class Replica implements Candidate {
     this.#othersCalls = Math.max(0, this.running + this.queued - this.#ownCalls);
     this.#weigh();
     return true;
+  }
+
+  /**
+   * For one that is not ready: milliseconds until the stage is over that it is in, where its agent says how far it is and
+   * it has moved since it was first seen there. Others may follow.
+   */
+  stageLeftMs(view: ReplicaView | undefined, nowMs: number): number | undefined {
+    if (view?.progress === undefined) {
+      this.#pace = undefined;
+      return undefined;
+    }
+    if (this.#pace?.state !== view.state) this.#pace = new StagePace(view.state, view.progress, nowMs);
+    return this.#pace.leftMs(view.progress, nowMs);
   }
 
   /** A call goes there, with `tokens` to evaluate. */
