@@ -164,7 +164,7 @@ export async function serveRouter(
     routes,
     queues,
     rooms,
-    notices: new WaitNotices(clock, rooms),
+    notices: new WaitNotices(clock, rooms, metrics),
     health,
     recordings: new RecordingMemory(settings, metrics),
     resumables,

@@ -16,7 +16,7 @@ export interface OutboxOptions {
  * keeps the rest. Single consumer; one that returns early aborts the call.
  */
 export class Outbox implements ResponseSink, AsyncIterableIterator<Uint8Array, undefined, undefined> {
-  readonly wait: ((waiting: Waiting) => void) | undefined;
+  readonly wait: ((waiting: Waiting) => boolean) | undefined;
   readonly #call: RunningCall;
   readonly #options: OutboxOptions;
   readonly #onAbort = (): void => this.#call.abort(this.#options.signal.reason);
@@ -92,8 +92,10 @@ export class Outbox implements ResponseSink, AsyncIterableIterator<Uint8Array, u
   }
 
   /** Not to a consumer that is busy with what it has. */
-  #tell(item: Uint8Array): void {
-    if (this.#waiter) this.#hand(this.#waiter, item);
+  #tell(item: Uint8Array): boolean {
+    if (!this.#waiter) return false;
+    this.#hand(this.#waiter, item);
+    return true;
   }
 
   #hand(waiter: PromiseWithResolvers<IteratorResult<Uint8Array, undefined>>, value: Uint8Array): void {

@@ -25,9 +25,9 @@ export interface ResponseSink extends MessageWriter {
   restart(): boolean;
   /**
    * Tells the client what its call waits for; at any time before the end, and no part of the answer: nobody keeps, counts
-   * or repeats it, and a sink whose client has something unread drops it. Absent where the client did not ask.
+   * or repeats it. False: dropped, since its client has something unread. Absent where the client did not ask.
    */
-  readonly wait?: ((waiting: Waiting) => void) | undefined;
+  readonly wait?: ((waiting: Waiting) => boolean) | undefined;
 }
 
 /** What a door does to a call that it began. Harmless once the call is over. */

@@ -246,7 +246,7 @@ export function begin(options: Options = {}) {
       settle: (settlement) => settlements.push(settlement),
       queues,
       rooms,
-      notices: new WaitNotices(clock, rooms),
+      notices: new WaitNotices(clock, rooms, metrics),
       health,
       recordings: new RecordingMemory(
         { maxMigrationBytes: 1_000, maxMigrationTotalBytes: 10_000, ...options.recordings },

@@ -1,6 +1,7 @@
 import { describe, expect, test } from "vitest";
 import { ReplicaState } from "#gen/helixmesh/type/v1/type_pb.ts";
 import { ManualClock } from "#kernel/clock.ts";
+import { Metrics } from "#kernel/metrics.ts";
 import { WaitNotices, type Waiter } from "./wait-notices.ts";
 
 function setUp() {
@@ -10,15 +11,20 @@ function setUp() {
     looks.push([model, deployment]);
     return { text: "1 loading (43 %)", state: ReplicaState.LOADING, progress: 0.5, stageLeftMs: undefined };
   };
-  const notices = new WaitNotices(clock, { situation });
+  const metrics = new Metrics("router");
+  const notices = new WaitNotices(clock, { situation }, metrics);
+  const client = { reads: true };
   const heard: [number, string, number | undefined][] = [];
   const waiter = (queued?: Waiter["queued"], model = "m"): Waiter => ({
     model,
     queued,
     dueMs: Number.NEGATIVE_INFINITY,
-    tell: ({ reason, callsAhead }) => void heard.push([clock.nowMs(), reason, callsAhead]),
+    tell({ reason, callsAhead }) {
+      if (client.reads) heard.push([clock.nowMs(), reason, callsAhead]);
+      return client.reads;
+    },
   });
-  return { clock, looks, notices, heard, waiter };
+  return { clock, looks, notices, heard, waiter, client, metrics };
 }
 
 describe("notices of waits", () => {
@@ -32,6 +38,18 @@ describe("notices of waits", () => {
     clock.advance(10_000);
     expect(heard).toHaveLength(3);
     expect(clock.pendingTimers).toBe(0);
+  });
+
+  test("are counted, those apart that their client had no room for", async () => {
+    const { clock, notices, heard, waiter, client, metrics } = setUp();
+    notices.begin(waiter());
+    clock.advance(1_250);
+    client.reads = false;
+    clock.advance(1_000);
+    expect(heard).toHaveLength(2);
+    const text = await metrics.text();
+    expect(text).toMatch(/wait_notices_total\{result="sent"[^}]*\} 2/);
+    expect(text).toMatch(/wait_notices_total\{result="dropped"[^}]*\} 1/);
   });
 
   test("are not given of a wait that is over sooner", () => {

@@ -1,12 +1,15 @@
 import { create } from "@bufbuild/protobuf";
 import { type Waiting, WaitingSchema } from "#gen/helixmesh/inference/v1/inference_pb.ts";
 import type { Clock } from "#kernel/clock.ts";
+import type { Counter } from "#kernel/counter.ts";
+import type { Metrics } from "#kernel/metrics.ts";
 import type { Rooms, Situation } from "../admission/rooms.ts";
 
 /** A call whose client wants to hear what it waits for; the same through all its waits. */
 export interface Waiter {
   readonly model: string;
-  readonly tell: (waiting: Waiting) => void;
+  /** False: not told, since it has something unread. */
+  readonly tell: (waiting: Waiting) => boolean;
   /** In whose queue it stands, and about how many have their turn before it; undefined while it stands in none. */
   queued: { readonly deployment: string; readonly ahead: () => number | undefined } | undefined;
   /** When it is told next at the soonest, on the monotonic clock. */
@@ -26,11 +29,17 @@ export class WaitNotices {
   readonly #clock: Clock;
   readonly #rooms: Pick<Rooms, "situation">;
   readonly #waiters = new Set<Waiter>();
+  readonly #notices: Counter<"result">;
   #ticks = false;
 
-  constructor(clock: Clock, rooms: Pick<Rooms, "situation">) {
+  constructor(clock: Clock, rooms: Pick<Rooms, "situation">, metrics: Metrics) {
     this.#clock = clock;
     this.#rooms = rooms;
+    this.#notices = metrics.counter(
+      "router_wait_notices_total",
+      "Words to waiting clients that asked for them: sent, or dropped since the client had something unread.",
+      ["result"],
+    );
   }
 
   /** From now on, until `end`. */
@@ -64,7 +73,8 @@ export class WaitNotices {
       const place = JSON.stringify([model, queued?.deployment]);
       const situation = looks.get(place) ?? this.#rooms.situation(model, queued?.deployment);
       looks.set(place, situation);
-      waiter.tell(waitingOf(situation, queued?.ahead()));
+      const isSent = waiter.tell(waitingOf(situation, queued?.ahead()));
+      this.#notices.inc({ result: isSent ? "sent" : "dropped" });
     }
   }
 }

@@ -55,8 +55,8 @@ const turn = (): Promise<void> => new Promise(setImmediate);
 describe("an event stream", () => {
   test("says a comment only to a client that has read all before", async () => {
     const { response, stream } = start();
-    stream.comment("waiting");
-    stream.comment("waiting still");
+    expect(stream.comment("waiting")).toBe(true);
+    expect(stream.comment("waiting still")).toBe(false);
     await turn();
     expect(response.written).toEqual([": waiting\n\n"]);
     response.full = true;

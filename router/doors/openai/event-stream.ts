@@ -75,9 +75,11 @@ export class EventStream {
     return this.#stall === undefined;
   }
 
-  /** One line that no client takes for an event. Dropped while the client has something unread. */
-  comment(line: string): void {
-    if (this.#pending === "" && !this.#stall) this.write(`: ${line}\n\n`);
+  /** One line that no client takes for an event. False: dropped, since the client has something unread. */
+  comment(line: string): boolean {
+    if (this.#pending !== "" || this.#stall) return false;
+    this.write(`: ${line}\n\n`);
+    return true;
   }
 
   /** Writes the last events, with those still pending, and ends the response. */

@@ -127,9 +127,9 @@ class Generation {
   }
 
   /** Of several calls the oldest speaks for all. */
-  #tell(waiting: Waiting, index: number): void {
+  #tell(waiting: Waiting, index: number): boolean {
     const [oldest] = this.#running.keys();
-    if (!this.#over && index === oldest) this.#open().comment(waitingText(waiting));
+    return this.#over || index !== oldest || this.#open().comment(waitingText(waiting));
   }
 
   #finish(index: number): void {

@@ -67,7 +67,7 @@ class GenerateStream implements StreamListener, ResponseSink {
   /** Responses that the client has: this is the rest of a call whose router died. */
   #had = 0;
   #opened = false;
-  readonly wait: ((waiting: Waiting) => void) | undefined;
+  readonly wait: ((waiting: Waiting) => boolean) | undefined;
   readonly #parts: Parts;
   readonly #callId: string;
   #resumes = false;
@@ -186,11 +186,12 @@ class GenerateStream implements StreamListener, ResponseSink {
     return false;
   }
 
-  #tell(waiting: Waiting): void {
-    if (!this.#stream.writable) return;
+  #tell(waiting: Waiting): boolean {
+    if (!this.#stream.writable) return false;
     this.#open();
     const bytes = waitingBytes(waiting);
     this.#stream.writeMessage(bytes, 0, bytes.length);
+    return true;
   }
 
   #open(): void {
