@@ -8,7 +8,7 @@ import { Health } from "#gen/grpc/health/v1/health_pb.ts";
 import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
 import { type Timer, systemClock } from "#kernel/clock.ts";
 import type { HotMethod } from "#kernel/hot-method.ts";
-import { HotConnections, type HotPath } from "#kernel/http1/index.ts";
+import { HotConnections, type HotPath, refuseMalformed } from "#kernel/http1/index.ts";
 import { http2Port } from "#kernel/http2-port.ts";
 import type { Logger } from "#kernel/log.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
@@ -133,6 +133,14 @@ export async function startRpcServer(options: RpcServerOptions): Promise<RpcServ
     if (Number(request.headers["content-length"] ?? 0) > options.maxBodyBytes) response.shouldKeepAlive = false;
     else response.writeContinue();
     onHttp1Request(request, response);
+  });
+  http1.on("clientError", (error, stream) => {
+    const socket = stream as Socket;
+    // Its end is on its way already; what still comes is dropped.
+    if (socket.writableEnded) return;
+    const responses = [...(http1Sockets.get(socket) ?? [])];
+    if (socket.writable && !responses.some((response) => response.headersSent)) refuseMalformed(error, socket);
+    else socket.destroy();
   });
   // It never listens itself; without this event Node does not enforce its header and request timeouts.
   http1.emit("listening");

@@ -306,10 +306,23 @@ describe("node:http gets the connection", () => {
     expect(handedOver).toEqual([]);
   });
 
-  test("for a head that is too large, and refuses", async () => {
+  test.each([
+    [
+      "a head that is too large",
+      `X-A: ${"a".repeat(100_000)}\r\n`,
+      431,
+      "larger than 16384 bytes together; send less.",
+    ],
+    ["two lengths", "Content-Length: 2\r\n", 400, "This is no valid HTTP/1.1 request: "],
+  ])("for %s, and its refusal says why and is read to its end", async (_, field, status, why) => {
     const socket = await open();
-    socket.write(`POST /hot HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nX-A: ${"a".repeat(20_000)}\r\n\r\na`);
-    await until(socket, /^HTTP\/1\.1 431 /);
-    socket.destroy();
+    let failed: Error | undefined;
+    socket.on("error", (error) => (failed = error));
+    socket.write(`POST /hot HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n${field}\r\na`);
+    const answer = await text(socket);
+    expect(answer).toMatch(new RegExp(`^HTTP/1\\.1 ${status} [^]*\r\nconnection: close\r\n\r\n`));
+    expect(answer).toContain(why);
+    expect(failed).toBeUndefined();
+    expect(taken).toEqual([]);
   });
 });
