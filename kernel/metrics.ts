@@ -10,12 +10,6 @@ export interface MetricsPage {
   readonly contentType: string;
 }
 
-/** In the primary of node:cluster: the sums of what its workers share. Rejects when one of them does not answer. */
-export function workersMetrics(): MetricsPage {
-  const registry = new AggregatorRegistry();
-  return { text: () => registry.clusterMetrics(), contentType: registry.contentType };
-}
-
 /** The metrics of one service. Every name gets the prefix `helixmesh_`, every line the label `service`. */
 export class Metrics implements MetricsPage {
   readonly #registry = new Registry();
@@ -44,8 +38,14 @@ export class Metrics implements MetricsPage {
     return made;
   }
 
-  gauge<L extends string = never>(name: string, help: string, labels: readonly L[] = []): Gauge<L> {
-    const made = this.#once(name, () => new Gauge(this.#config(name, help, labels)));
+  /** `ofWorkers`: what the workers of one service make together where a sum says nothing (workers-metrics.ts). */
+  gauge<L extends string = never>(
+    name: string,
+    help: string,
+    labels: readonly L[] = [],
+    ofWorkers: "sum" | "min" = "sum",
+  ): Gauge<L> {
+    const made = this.#once(name, () => new Gauge({ ...this.#config(name, help, labels), aggregator: ofWorkers }));
     invariant(made instanceof Gauge, `metric ${name} is declared as two kinds`);
     return made;
   }

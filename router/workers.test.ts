@@ -110,13 +110,17 @@ describe("a router with two workers", () => {
     await metricsOf(router, /router_links_up\{[^}]*\} 2\n/);
     const calls = Array.from({ length: 8 }, (_, index) => ask(router, `a${index}`));
     expect(new Set(await Promise.all(calls))).toEqual(new Set(["Once upon a time."]));
-    await metricsOf(router, /router_calls_total\{[^}]*outcome="completed"[^}]*\} 8\n/);
+    const before = await metricsOf(router, /router_calls_total\{[^}]*outcome="completed"[^}]*\} 8\n/);
+    // Not the sum of both, which is the version of no snapshot.
+    expect(before).toMatch(/router_discovery_version\{[^}]*\} 1\n/);
+    expect(before).toMatch(/router_discovery_connected\{[^}]*\} 1\n/);
     await mesh.control.until(() => mesh.control.usage.length === 8);
     for (const pid of router.workerPids.slice(0, 1)) process.kill(pid, "SIGKILL");
     await metricsOf(router, /router_worker_exits_total\{[^}]*\} 1\n/);
     expect(await ask(router, "between")).toBe("Once upon a time.");
     const text = await metricsOf(router, /router_workers\{[^}]*\} 2\n/);
     expect(text.match(/^# TYPE helixmesh_router_workers /gm)).toHaveLength(1);
+    await metricsOf(router, /router_calls_total\{[^}]*outcome="completed"[^}]*\} 9\n/);
     expect(router.workerPids).toHaveLength(3);
     await Promise.all(Array.from({ length: 4 }, (_, index) => ask(router, `b${index}`)));
     expect(await router.stop()).toEqual([0, null]);

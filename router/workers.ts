@@ -3,9 +3,10 @@ import { join } from "node:path";
 import { startAdminServer } from "#kernel/admin-server.ts";
 import { listenError } from "#kernel/listen-error.ts";
 import { makeFolder } from "#kernel/make-folder.ts";
-import { Metrics, workersMetrics } from "#kernel/metrics.ts";
+import { Metrics } from "#kernel/metrics.ts";
 import type { RunningService, ServiceParts, ServiceSettings } from "#kernel/run-service.ts";
 import { supervise, type Supervised } from "#kernel/supervise.ts";
+import { workersMetrics } from "#kernel/workers-metrics.ts";
 import type { routerSettings } from "./settings.ts";
 
 interface WorkerAddress {

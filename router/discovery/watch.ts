@@ -38,11 +38,24 @@ export class Discovery {
     this.#snapshot = options.initial ?? emptySnapshot;
     this.#present = options.initial !== undefined;
     const { metrics } = options;
-    this.#connected = metrics.gauge("router_discovery_connected", "1 while the watch of the control plane is up.");
-    this.#version = metrics.gauge("router_discovery_version", "Version of the snapshot that calls are served from.");
+    // Of several workers the one that is worst off.
+    this.#connected = metrics.gauge(
+      "router_discovery_connected",
+      "1 while the watch of the control plane is up.",
+      [],
+      "min",
+    );
+    this.#version = metrics.gauge(
+      "router_discovery_version",
+      "Version of the snapshot that calls are served from.",
+      [],
+      "min",
+    );
     this.#lastHeard = metrics.gauge(
       "router_discovery_last_heard_timestamp_seconds",
       "Unix time of the last message from the control plane; 0 before the first.",
+      [],
+      "min",
     );
     this.#version.set(Number(this.#snapshot.version));
   }
