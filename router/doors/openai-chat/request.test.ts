@@ -260,6 +260,7 @@ describe("a chat request", () => {
 
   test("names path, value and expectation", () => {
     expect(() => generate({ temperature: 3 })).toThrow("temperature is 3; expected a number from 0 to 2.");
+    expect(() => generate({ temperature: JSON.parse("1e400") })).toThrow("temperature is Infinity; expected a number");
   });
 
   test.each([[[]], ["text"], [null], [3]])("refuses the body %j", (body) => {

@@ -200,6 +200,8 @@ function oneOf(options: readonly string[]): string {
 function describe(value: unknown): string {
   if (value === null || value === undefined) return "null";
   if (Array.isArray(value)) return "an array";
+  // One such as 1e400 is infinite here, for which JSON has no word.
+  if (typeof value === "number") return String(value);
   if (typeof value === "object") return "an object";
   if (typeof value === "string" && value.length > 40) return `a string of ${value.length} characters`;
   return JSON.stringify(value);
