@@ -109,3 +109,31 @@ test("stays valid JSON whatever the texts and values are", () => {
   const { run: _run, missing: _missing, ...kept } = fields;
   expect(rest).toEqual({ ...kept, nan: null, date: "1970-01-01T00:00:00.000Z", message: '"\u0007' });
 });
+
+test("lines of a kind say what info would say of each subject", () => {
+  const { logger, lines } = capture("info");
+  const write = logger.child({ node: "a", door: "b" }).lines<{ id: string; ms?: number }>("call", {
+    id: ({ id }) => id,
+    door: () => "grpc",
+    ms: ({ ms }) => ms,
+    token: ({ id }) => `secret of ${id}`,
+  });
+  write({ id: "one", ms: 1 });
+  write({ id: "one", ms: 1 });
+  write({ id: 'a "second" one' });
+  write({ id: "é".repeat(100), ms: 2 });
+  const common = { level: "info", node: "a", door: "grpc", token: "[redacted]", message: "call" };
+  expect(lines).toMatchObject([
+    { ...common, id: "one", ms: 1 },
+    { ...common, id: "one", ms: 1 },
+    { ...common, id: 'a "second" one' },
+    { ...common, id: "é".repeat(100), ms: 2 },
+  ]);
+  expect(lines[2]).not.toHaveProperty("ms");
+});
+
+test("lines of a kind are left out below the level", () => {
+  const { logger, lines } = capture("silent");
+  logger.lines<number>("call", { number: (number) => number })(1);
+  expect(lines).toEqual([]);
+});

@@ -9,9 +9,14 @@ export interface Logger {
   info(message: string, fields?: Record<string, unknown>): void;
   warn(message: string, fields?: Record<string, unknown>): void;
   error(message: string, fields?: Record<string, unknown>): void;
+  /** As `info` for a line that comes with every call: it writes one of its subject, with what is constant rendered once. */
+  lines<T>(message: string, fields: LineFields<T>): (subject: T) => void;
   /** A logger that adds `fields` to each of its lines. */
   child(fields: Record<string, unknown>): Logger;
 }
+
+/** How each field of a line is read from what the line is about. */
+export type LineFields<T> = Readonly<Record<string, (subject: T) => string | number | undefined>>;
 
 export interface LoggerOptions {
   readonly service: string;
@@ -48,6 +53,7 @@ export const silentLogger: Logger = {
   info() {},
   warn() {},
   error() {},
+  lines: () => () => {},
   child: () => silentLogger,
 };
 
@@ -74,12 +80,49 @@ function wrap(sink: Sink, least: number, own: readonly OwnField[]): Logger {
     info: (message, fields) => line("info", message, fields),
     warn: (message, fields) => line("warn", message, fields),
     error: (message, fields) => line("error", message, fields),
+    lines<T>(message: string, fields: LineFields<T>) {
+      if (severities.info < least) return () => {};
+      const kept = own.filter(({ name }) => !Object.hasOwn(fields, name));
+      const start = kept.map(({ text }) => text).join("");
+      const columns = Object.entries(fields).map(([name, read]) => new Column(name, read));
+      const end = `,"message":${quoted(message)}`;
+      return (subject: T) => {
+        let content = start;
+        for (const column of columns) content += column.text(subject);
+        sink("info", content + end);
+      };
+    },
     child(fields) {
       const kept = own.filter(({ name }) => !Object.hasOwn(fields, name));
       const added = Object.entries(fields).map(([name, value]) => ({ name, text: fieldText(name, value) }));
       return wrap(sink, least, [...kept, ...added]);
     },
   };
+}
+
+/** Longer values are not kept for the next line. */
+const mostKept = 64;
+
+/** One field of the lines of a kind. Most values are those of the line before: a model, a node, a small count. */
+class Column<T> {
+  readonly #name: string;
+  readonly #read: (subject: T) => string | number | undefined;
+  #value: string | number | undefined;
+  #text = "";
+
+  constructor(name: string, read: (subject: T) => string | number | undefined) {
+    this.#name = name;
+    this.#read = read;
+  }
+
+  text(subject: T): string {
+    const value = this.#read(subject);
+    if (value === this.#value) return this.#text;
+    const text = fieldText(this.#name, value);
+    if (typeof value === "string" && value.length > mostKept) return text;
+    this.#value = value;
+    return (this.#text = text);
+  }
 }
 
 interface FieldName {

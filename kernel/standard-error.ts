@@ -2,6 +2,8 @@ import { writeSync } from "node:fs";
 
 /** Characters after which lines leave before the turn's end. */
 const mostPending = 65_536;
+/** UTF-8 of one unit of UTF-16. */
+const mostUnitBytes = 3;
 /** How often a full pipe is tried again, a millisecond apart, before what does not fit is given up. */
 const mostRetries = 1_000;
 
@@ -13,10 +15,13 @@ const mostRetries = 1_000;
 export function standardError(): (line: string, urgent: boolean) => void {
   let pending = "";
   let scheduled = false;
+  const memory = Buffer.allocUnsafeSlow(mostPending * mostUnitBytes);
   function flush(): void {
     const text = pending;
     pending = "";
-    if (text !== "") writeAll(text);
+    if (text === "") return;
+    if (text.length > mostPending) writeAll(Buffer.from(text));
+    else writeAll(memory.subarray(0, memory.write(text)));
   }
   process.on("exit", flush);
   return (line, urgent) => {
@@ -31,11 +36,11 @@ export function standardError(): (line: string, urgent: boolean) => void {
   };
 }
 
-function writeAll(text: string): void {
-  let bytes: Uint8Array = Buffer.from(text);
-  for (let tries = 0; bytes.length > 0 && tries < mostRetries;) {
+function writeAll(bytes: Uint8Array): void {
+  let at = 0;
+  for (let tries = 0; at < bytes.length && tries < mostRetries;) {
     try {
-      bytes = bytes.subarray(writeSync(2, bytes));
+      at += writeSync(2, bytes, at);
     } catch (error) {
       // Whoever reads the pipe is slow (EAGAIN), or gone: then there is nobody left to tell.
       if (!(error instanceof Error && "code" in error && error.code === "EAGAIN")) return;

@@ -1,6 +1,6 @@
 import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
 import { Outcome } from "#gen/helixmesh/type/v1/type_pb.ts";
-import type { Logger } from "#kernel/log.ts";
+import type { LineFields, Logger } from "#kernel/log.ts";
 import type { MeshError } from "#kernel/mesh-error.ts";
 import type { Span } from "#kernel/trace.ts";
 import type { UsageFields } from "#kernel/usage-record.ts";
@@ -46,12 +46,13 @@ export type Settle = (settlement: Settlement, span: Span) => void;
 
 /** The one place where a call is accounted for: one usage record, one set of metrics, one span, one log line. */
 export function createSettle({ usage, metrics, logger }: SettleOptions): Settle {
+  const log = settledLine(logger);
   return (settlement, span) => {
     // A call that was refused before it had a model used nothing: there is nothing to pay.
     if (settlement.model !== "") usage.record(usageRecord(settlement));
     metrics.settled(settlement);
     endSpan(settlement, span);
-    log(settlement, logger);
+    log(settlement);
   };
 }
 
@@ -96,29 +97,34 @@ function endSpan(settlement: Settlement, span: Span): void {
   span.end();
 }
 
-function log(settlement: Settlement, logger: Logger): void {
-  const { context, outcome, error } = settlement;
-  const fields = {
-    callId: context.callId,
-    door: context.door,
-    keyId: context.principal.keyId,
-    model: settlement.model,
-    deployment: settlement.deployment,
-    nodeId: settlement.nodeId,
-    outcome: outcomeName(outcome),
-    promptTokens: settlement.promptTokens,
-    cachedTokens: settlement.cachedTokens,
-    completionTokens: settlement.completionTokens,
-    durationMs: Math.round(settlement.durationMs),
-    ttftMs: settlement.ttftMs === undefined ? undefined : Math.round(settlement.ttftMs),
-    attempts: settlement.attempts,
-    moves: settlement.moves,
-    reason: error?.row.openAiCode ?? undefined,
-    detail: error?.message,
+const lineFields: LineFields<Settlement> = {
+  callId: ({ context }) => context.callId,
+  door: ({ context }) => context.door,
+  keyId: ({ context }) => context.principal.keyId,
+  model: ({ model }) => model,
+  deployment: ({ deployment }) => deployment,
+  nodeId: ({ nodeId }) => nodeId,
+  outcome: ({ outcome }) => outcomeName(outcome),
+  promptTokens: ({ promptTokens }) => promptTokens,
+  cachedTokens: ({ cachedTokens }) => cachedTokens,
+  completionTokens: ({ completionTokens }) => completionTokens,
+  durationMs: ({ durationMs }) => Math.round(durationMs),
+  ttftMs: ({ ttftMs }) => (ttftMs === undefined ? undefined : Math.round(ttftMs)),
+  attempts: ({ attempts }) => attempts,
+  moves: ({ moves }) => moves,
+  reason: ({ error }) => error?.row.openAiCode ?? undefined,
+  detail: ({ error }) => error?.message,
+};
+
+function settledLine(logger: Logger): (settlement: Settlement) => void {
+  const info = logger.lines("call", lineFields);
+  return (settlement) => {
+    const { error } = settlement;
+    if (error?.reason !== Reason.INTERNAL) return info(settlement);
+    // A fault of ours comes with its causes; a caller's mistake is described by its message.
+    const fields = Object.entries(lineFields).map(([name, read]) => [name, read(settlement)]);
+    logger.error("call", { ...Object.fromEntries(fields), error });
   };
-  // A fault of ours comes with its causes; a caller's mistake is described by its message.
-  if (error && error.reason === Reason.INTERNAL) logger.error("call", { ...fields, error });
-  else logger.info("call", fields);
 }
 
 export function outcomeName(outcome: Outcome): string {
