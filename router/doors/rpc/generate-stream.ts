@@ -23,6 +23,7 @@ import {
   type StreamEnd,
   type StreamListener,
   type WireStream,
+  atTurnEnd,
 } from "#kernel/wire/index.ts";
 import type { Principal } from "../../admission/authenticate.ts";
 import type { Calls } from "../../call/calls.ts";
@@ -54,7 +55,17 @@ export function generateMethod(options: GenerateMethodOptions): HotMethod {
     "bound",
   ]);
   const parts = { ...options, onBound: (bound: string) => bounded.inc({ bound }) };
-  return (stream, headers) => new GenerateStream(stream, headers, parts);
+  let opened: GenerateStream[] = [];
+  function watchBodies(): void {
+    const streams = opened;
+    opened = [];
+    for (const stream of streams) stream.watchBody();
+  }
+  return (stream, headers) => {
+    const opening = new GenerateStream(stream, headers, parts);
+    if (opened.push(opening) === 1) atTurnEnd(watchBodies);
+    return opening;
+  };
 }
 
 type Parts = GenerateMethodOptions & { readonly onBound: (bound: string) => void };
@@ -109,11 +120,17 @@ class GenerateStream implements StreamListener, ResponseSink {
         this.#resumes = true;
       }
       this.#timeoutMs = grpcTimeoutMs(headers.get("grpc-timeout"));
-      const limitMs = Math.min(parts.bodyTimeoutMs ?? defaultBodyTimeoutMs, this.#timeoutMs);
-      this.#bodyTimer = parts.clock.setTimer(limitMs, () => this.#refuse(tooSlow(limitMs)));
     } catch (error) {
       this.#refuse(error);
     }
+  }
+
+  /** At the end of the turn that opened it. Nearly every request is whole by then, and a timer would cost more than its reading. */
+  watchBody(): void {
+    if (this.#over || !this.#reader) return;
+    const { clock, bodyTimeoutMs = defaultBodyTimeoutMs } = this.#parts;
+    const limitMs = Math.min(bodyTimeoutMs, this.#timeoutMs);
+    this.#bodyTimer = clock.setTimer(limitMs, () => this.#refuse(tooSlow(limitMs)));
   }
 
   onData(bytes: Buffer, start: number, end: number): void {
