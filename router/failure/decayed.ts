@@ -1,4 +1,7 @@
-/** A sum that forgets: each addition counts half after `halfLifeMs`. */
+/** Share of the half-life within which nothing fades: a power for every call would cost more than it tells. */
+const step = 1 / 1_000;
+
+/** A sum that forgets: each addition counts half after `halfLifeMs`, to within a thousandth. */
 export class Decayed {
   readonly #halfLifeMs: number;
   #sum = 0;
@@ -9,14 +12,14 @@ export class Decayed {
   }
 
   at(nowMs: number): number {
-    if (this.#sum === 0) return 0;
-    this.#sum *= 0.5 ** ((nowMs - this.#atMs) / this.#halfLifeMs);
+    const age = (nowMs - this.#atMs) / this.#halfLifeMs;
+    if (age < step) return this.#sum;
+    this.#sum *= 0.5 ** age;
     this.#atMs = nowMs;
     return this.#sum;
   }
 
   add(amount: number, nowMs: number): void {
     this.#sum = this.at(nowMs) + amount;
-    this.#atMs = nowMs;
   }
 }

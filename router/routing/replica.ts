@@ -11,6 +11,8 @@ import { StagePace } from "./stage-pace.ts";
 const learning = 0.2;
 /** After this long without an observation half of a correction is forgotten, so that a replica that was slow is tried again. */
 const halfLifeMs = 30_000;
+/** Sooner than this after the last time nothing is forgotten: powers for every call would cost more than they tell. */
+const leastForgetMs = halfLifeMs / 1_000;
 /** One observation may move the correction by this factor at most, and all of them no further from 1. */
 const mostCorrection = 8;
 
@@ -141,7 +143,7 @@ export class Replica implements Candidate {
 
   /** Lets the correction fade with time. */
   forget(nowMs: number): void {
-    if (this.correction === 1) return;
+    if (this.correction === 1 || nowMs - this.#correctedAtMs < leastForgetMs) return;
     this.correction **= 0.5 ** ((nowMs - this.#correctedAtMs) / halfLifeMs);
     this.#correctedAtMs = nowMs;
     if (Math.abs(this.correction - 1) < 0.01) this.correction = 1;
