@@ -3,6 +3,9 @@ export type LabelValues<L extends string> = Readonly<Record<L, string>>;
 
 interface Level<S> {
   readonly next: Map<string, Level<S>>;
+  /** The value asked for last and where it leads, since most calls are like the one before. */
+  lastValue: string | undefined;
+  last: Level<S> | undefined;
   series: S | undefined;
 }
 
@@ -23,9 +26,7 @@ export class MetricSeries<L extends string, S> {
     let level = this.#root;
     for (const name of this.#names) {
       const value = labels?.[name] ?? "";
-      let next = level.next.get(value);
-      if (!next) level.next.set(value, (next = newLevel()));
-      level = next;
+      level = level.lastValue === value && level.last ? level.last : nextLevel(level, value);
     }
     if (level.series === undefined) {
       level.series = this.#make();
@@ -35,6 +36,14 @@ export class MetricSeries<L extends string, S> {
   }
 }
 
+function nextLevel<S>(level: Level<S>, value: string): Level<S> {
+  let next = level.next.get(value);
+  if (!next) level.next.set(value, (next = newLevel()));
+  level.lastValue = value;
+  level.last = next;
+  return next;
+}
+
 function newLevel<S>(): Level<S> {
-  return { next: new Map<string, Level<S>>(), series: undefined };
+  return { next: new Map<string, Level<S>>(), lastValue: undefined, last: undefined, series: undefined };
 }

@@ -39,6 +39,16 @@ test("add up for each set of labels, however often they are read", async () => {
   expect(await metrics.text()).toContain('helixmesh_tokens_total{model="n",kind="prompt",service="router"} 1');
 });
 
+test("read what they follow whenever they are asked", async () => {
+  const metrics = new Metrics("router");
+  let calls = 1;
+  metrics.follow("calls", "Calls.", () => calls);
+  expect(await metrics.text()).toContain('helixmesh_calls{service="router"} 1');
+  calls = 2;
+  expect(await metrics.text()).toContain('helixmesh_calls{service="router"} 2');
+  expect(() => metrics.follow("calls", "Calls.", () => 0)).toThrow("twice");
+});
+
 test("show what has no labels before anything is counted", async () => {
   const metrics = new Metrics("router");
   metrics.counter("a_total", "A.");

@@ -50,6 +50,21 @@ export class Metrics implements MetricsPage {
     return made;
   }
 
+  /** A gauge that is read when it is asked for: of what changes with every call. Once for each name. */
+  follow(name: string, help: string, read: () => number): void {
+    invariant(!this.#made.has(name), `metric ${name} is declared twice`);
+    this.#once(
+      name,
+      () =>
+        new Gauge({
+          ...this.#config(name, help, []),
+          collect() {
+            this.set(read());
+          },
+        }),
+    );
+  }
+
   /** `buckets`: ascending upper bounds, in the unit that the name ends with. */
   histogram<L extends string = never>(
     name: string,

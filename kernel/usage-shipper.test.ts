@@ -23,7 +23,6 @@ const cleanups: (() => Promise<void>)[] = [];
 beforeEach(async () => {
   dir = await mkdtemp(join(tmpdir(), "helixmesh-usage-"));
   clock = new ManualClock();
-  metrics = new Metrics("test");
   shipped = [];
   fail = 0;
   road = Promise.resolve();
@@ -41,6 +40,7 @@ async function start(maxBytes = 10_000_000): Promise<{ shipper: UsageShipper; sp
     await road;
   };
   const random = seededRandom(1);
+  metrics = new Metrics("test");
   const shipper = startUsageShipper({
     lingerMs: 100,
     spool,

@@ -40,7 +40,8 @@ export function startUsageShipper(options: UsageShipperOptions): UsageShipper {
   const shipped = metrics.counter("usage_records_shipped_total", "Usage records that the ledger acknowledged.");
   const failed = metrics.counter("usage_ship_failures_total", "Batches of usage records that were refused.");
   const dropped = metrics.counter("usage_records_dropped_total", "Usage records lost because the spool was full.");
-  const waiting = metrics.gauge("usage_records_waiting", "Usage records on disk that the ledger has not.");
+  const help = "Usage records on disk that the ledger has not.";
+  metrics.follow("usage_records_waiting", help, () => spool.size().records);
   const backoff = new Backoff({ initialMs: 200, maxMs: 30_000 }, random);
   const stop = new AbortController();
   let wake = new AbortController();
@@ -70,7 +71,6 @@ export function startUsageShipper(options: UsageShipperOptions): UsageShipper {
     while (!stop.signal.aborted) {
       wake = new AbortController();
       const { records } = spool.size();
-      waiting.set(records);
       if (records === 0) {
         for (const resolve of idle) resolve();
         idle.clear();
@@ -108,7 +108,6 @@ export function startUsageShipper(options: UsageShipperOptions): UsageShipper {
   return {
     record(record) {
       spool.append(encodeUsageRecord(record));
-      waiting.set(spool.size().records);
       lingerTimer ??= clock.setTimer(lingerMs, wakeUp, { unref: true });
     },
     async flush(timeoutMs) {

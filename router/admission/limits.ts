@@ -18,13 +18,12 @@ export interface Permit {
 export class Limits {
   readonly #options: LimitsOptions;
   readonly #ofKey = new Map<string, number>();
-  readonly #inFlightGauge;
   readonly #refusals;
   #inFlight = 0;
 
   constructor(options: LimitsOptions, metrics: Metrics) {
     this.#options = options;
-    this.#inFlightGauge = metrics.gauge("router_calls_in_flight", "Calls admitted and not yet settled.");
+    metrics.follow("router_calls_in_flight", "Calls admitted and not yet settled.", () => this.#inFlight);
     this.#refusals = metrics.counter("router_admission_refusals_total", "Calls refused at a limit.", ["limit"]);
   }
 
@@ -52,7 +51,6 @@ export class Limits {
       );
     }
     this.#inFlight += 1;
-    this.#inFlightGauge.set(this.#inFlight);
     this.#ofKey.set(keyId, ofKey + 1);
     let held = true;
     return {
@@ -66,7 +64,6 @@ export class Limits {
 
   #leave(keyId: string): void {
     this.#inFlight -= 1;
-    this.#inFlightGauge.set(this.#inFlight);
     const left = (this.#ofKey.get(keyId) ?? 1) - 1;
     if (left === 0) this.#ofKey.delete(keyId);
     else this.#ofKey.set(keyId, left);

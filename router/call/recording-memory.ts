@@ -28,7 +28,6 @@ export interface Piece {
 export class RecordingMemory {
   readonly settings: RecordingSettings;
   readonly #dropped;
-  readonly #gauge;
   /** Slabs with free pieces. */
   readonly #open: Slab[] = [];
   #bytes = 0;
@@ -40,7 +39,8 @@ export class RecordingMemory {
       "Calls that can no longer move because their answer outgrew --max-migration-bytes (call) or all answers outgrew --max-migration-total-bytes (total).",
       ["limit"],
     );
-    this.#gauge = metrics.gauge("router_recordings_bytes", "Memory held so that calls can move to another replica.");
+    const help = "Memory held so that calls can move to another replica.";
+    metrics.follow("router_recordings_bytes", help, () => this.#bytes);
   }
 
   /** Undefined, and counted, when there is no room. */
@@ -49,7 +49,7 @@ export class RecordingMemory {
       this.dropped("total");
       return undefined;
     }
-    this.#count(pieceBytes);
+    this.#bytes += pieceBytes;
     let slab = this.#open.at(-1);
     if (!slab) this.#open.push((slab = newSlab()));
     const at = slab.free.pop() as number;
@@ -58,7 +58,7 @@ export class RecordingMemory {
   }
 
   give(pieces: readonly Piece[]): void {
-    this.#count(-pieces.length * pieceBytes);
+    this.#bytes -= pieces.length * pieceBytes;
     for (const { slab, at } of pieces) {
       if (slab.free.length === 0) this.#open.push(slab);
       slab.free.push(at);
@@ -69,11 +69,6 @@ export class RecordingMemory {
 
   dropped(limit: "call" | "total"): void {
     this.#dropped.inc({ limit });
-  }
-
-  #count(bytes: number): void {
-    this.#bytes += bytes;
-    this.#gauge.set(this.#bytes);
   }
 }
 

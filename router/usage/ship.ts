@@ -38,12 +38,12 @@ export async function openLeftUsage(
   const inUse = new Set(workers === 1 ? ["usage"] : Array.from({ length: workers }, (_, at) => workerFolder(at + 1)));
   const left = (await readdir(stateDir)).filter((name) => /^(usage|worker-[0-9]+)$/.test(name) && !inUse.has(name));
   if (left.length > 0) logger.info("usage of an earlier run with other --workers is shipped", { folders: left });
-  // Their counts are not those of this process.
-  const metrics = new Metrics("router");
   return Promise.all(
-    left.map((name) =>
-      openUsage({ ...options, metrics, stateDir: name === "usage" ? stateDir : join(stateDir, name) }),
-    ),
+    left.map((name) => {
+      // Their counts are not those of this process.
+      const metrics = new Metrics("router");
+      return openUsage({ ...options, metrics, stateDir: name === "usage" ? stateDir : join(stateDir, name) });
+    }),
   );
 }
 
