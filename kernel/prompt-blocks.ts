@@ -70,6 +70,7 @@ let scratch = new Uint8Array(16_384);
 let view = new DataView(scratch.buffer);
 /** The hashes so far; lent like the scratch, since a fresh array of `maxBlocks` costs more than a short prompt's hash. */
 let lent = new Uint32Array(0);
+const none = new Uint32Array(0);
 /** Texts up to this many UTF-16 units are written here while they are ASCII: TextEncoder costs more than that. */
 const shortText = 48;
 
@@ -131,7 +132,7 @@ class BlockHasher {
 
   hashes(): Uint32Array {
     this.#cut();
-    return lent.slice(0, this.#count);
+    return this.#count === 0 ? none : lent.slice(0, this.#count);
   }
 
   /** Hashes the whole blocks of the scratch and moves the rest to its head. */

@@ -77,7 +77,8 @@ const offSpan: Span = { traceparent: "", setAttributes() {}, fail() {}, end() {}
 
 /** https://www.w3.org/TR/trace-context/#traceparent-header; later versions may append fields. */
 function parseTraceparent(header: string | undefined): SpanContext | undefined {
-  const match = /^([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?$/.exec(header ?? "");
+  if (header === undefined) return undefined;
+  const match = /^([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?$/.exec(header);
   const [, version, traceId = "", spanId = "", flags = "", rest] = match ?? [];
   if (!match || version === "ff" || (version === "00" && rest !== undefined)) return undefined;
   const context = { traceId, spanId, traceFlags: Number.parseInt(flags, 16), isRemote: true };

@@ -164,7 +164,7 @@ const nobody: ReadonlySet<string> = new Set();
 
 /** https://www.w3.org/TR/trace-context/#sampled-flag; a call that is traced explains its routing in its span. */
 function isSampled(traceparent: string): boolean {
-  return (Number.parseInt(traceparent.slice(-2), 16) & 1) === 1;
+  return traceparent !== "" && (Number.parseInt(traceparent.slice(-2), 16) & 1) === 1;
 }
 
 function unsupported(need: Need, model: string): MeshError {
