@@ -23,6 +23,13 @@ export interface Frame {
   readonly end: number;
 }
 
+/** The frame at `offset` of whole frames that this process made. */
+export function frameAt(bytes: Buffer, offset: number): Frame {
+  const start = offset + frameHeaderBytes;
+  const end = start + bytes.readUInt32LE(offset);
+  return { payload: bytes.subarray(start, end), end };
+}
+
 /** The frame at `offset`, or undefined where none is whole and intact. */
 export function decodeFrame(bytes: Buffer, offset: number): Frame | undefined {
   if (bytes.length - offset < frameHeaderBytes) return undefined;

@@ -4,7 +4,8 @@ import { join } from "node:path";
 import { systemClock } from "#kernel/clock.ts";
 import { invariant } from "#kernel/invariant.ts";
 import type { Logger } from "#kernel/log.ts";
-import { type Range, readRecords } from "#kernel/spool-reader.ts";
+import { readRecords } from "#kernel/spool-reader.ts";
+import { RecentRecords } from "#kernel/spool-recent.ts";
 import { CursorFile, type SpoolCursor, syncDirectory } from "#kernel/spool-cursor.ts";
 import { encodeFrame, frameHeaderBytes, scanFrames, segmentName, segmentNumber } from "#kernel/spool-segment.ts";
 import { takeLockFile } from "#kernel/lock-file.ts";
@@ -86,6 +87,7 @@ class DiskSpool implements Spool {
   readonly #listeners: ((dropped: Uint8Array) => void)[] = [];
   /** Oldest first; the last is the one written to, as long as `#file` is open. */
   #segments: Segment[] = [];
+  readonly #recent = new RecentRecords();
   #nextNumber = 1;
   #file: FileHandle | undefined;
   /** Frames that are not on the disk, one behind the other in memory that is used again. */
@@ -171,8 +173,8 @@ class DiskSpool implements Spool {
       for (const segment of this.#segments) {
         if (segment.number < end.segment) continue;
         if (records.length >= max) break;
-        const range = { start: segment.number === end.segment ? end.offset : 0, end: segment.bytes };
-        end = { segment: segment.number, offset: await this.#read(segment, range, max - records.length, records) };
+        const start = segment.number === end.segment ? end.offset : 0;
+        end = { segment: segment.number, offset: await this.#read(segment, start, max, records) };
       }
       const { length } = records;
       return { records, commit: () => this.#inTurn(() => this.#commit(start, end, length)) };
@@ -248,6 +250,7 @@ class DiskSpool implements Spool {
       await failed.close().catch(() => {}); // Nothing more can be done with a descriptor that fails.
       throw error;
     }
+    this.#recent.add(segment.number, segment.bytes, batch);
     segment.bytes += batch.length;
     segment.records += records;
     this.#pending.copy(this.#pending, 0, batch.length, this.#pendingBytes);
@@ -256,12 +259,17 @@ class DiskSpool implements Spool {
     if (this.#pendingBytes === 0 && this.#pending.length > keptPendingBytes) this.#pending = Buffer.alloc(0);
   }
 
-  /** As readRecords; through the open file where it is the one being written. */
-  async #read(segment: Segment, range: Range, max: number, into: Uint8Array[]): Promise<number> {
-    if (this.#file && segment === this.#segments.at(-1)) return readRecords(this.#file, range, max, into);
-    const file = await open(this.#path(segment.number), "r");
+  /** As readRecords, until `into` has `max`; through the open file where it is the one being written. */
+  async #read(segment: Segment, offset: number, max: number, into: Uint8Array[]): Promise<number> {
+    const { number, bytes: end } = segment;
+    const start = this.#recent.read(number, offset, max - into.length, into);
+    if (start === end || into.length >= max) return start;
+    const range = { start, end };
+    const left = max - into.length;
+    if (this.#file && segment === this.#segments.at(-1)) return readRecords(this.#file, range, left, into);
+    const file = await open(this.#path(number), "r");
     try {
-      return await readRecords(file, range, max, into);
+      return await readRecords(file, range, left, into);
     } finally {
       await file.close();
     }
@@ -277,6 +285,7 @@ class DiskSpool implements Spool {
       bytes += (number === end.segment ? end.offset : length) - (number === start.segment ? start.offset : 0);
     }
     await this.#cursor.move(end);
+    this.#recent.forgetBefore(end.segment, end.offset);
     this.#records -= records;
     this.#bytes -= bytes;
     await this.#forgetBefore(end);

@@ -1,7 +1,7 @@
 import type { UnknownField } from "@bufbuild/protobuf";
 import { WireType } from "@bufbuild/protobuf/wire";
 import { type Usage, type UsageRecord, UsageRecordSchema, UsageSchema } from "#gen/helixmesh/type/v1/type_pb.ts";
-import { ProtoWriter, stringBytes, uintBytes } from "#kernel/proto-writer.ts";
+import { ProtoWriter, lengthDelimitedBytes, stringBytes, uintBytes } from "#kernel/proto-writer.ts";
 
 type Times = "startedAtMs" | "durationMs" | "ttftMs";
 
@@ -55,16 +55,15 @@ function writeLabel(key: string, value: string): void {
   writer.string(mapValue, value);
 }
 
-/** Encoded messages as the repeated field `no` (under 16) of a message: protobuf writes them back as they are. */
+/**
+ * Encoded messages as the repeated field `no` (under 16) of a message: protobuf writes them back as they are. It gets one
+ * field that holds all, the tags of the others included, because it would take its time for each.
+ */
 export function encodedMessages(no: number, messages: readonly Uint8Array[]): UnknownField[] {
-  const framed = new ProtoWriter();
-  const ends = messages.map((message) => {
-    framed.raw(no, message);
-    return framed.length;
-  });
-  return ends.map((end, index) => {
-    // Behind the tag, which protobuf writes itself.
-    const start = (ends[index - 1] ?? 0) + 1;
-    return { no, wireType: WireType.LengthDelimited, data: framed.bytes.subarray(start, end) };
-  });
+  if (messages.length === 0) return [];
+  const room = messages.reduce((sum, { length }) => sum + lengthDelimitedBytes(length), 0);
+  const framed = new ProtoWriter(room);
+  for (const message of messages) framed.raw(no, message);
+  // Behind the first tag, which protobuf writes itself.
+  return [{ no, wireType: WireType.LengthDelimited, data: framed.bytes.subarray(1, framed.length) }];
 }
