@@ -1,6 +1,6 @@
 import { writeSync } from "node:fs";
 
-/** Characters after which lines leave before the turn's end. */
+/** Characters that wait for the turn's end; what comes then sends them away at once. */
 const mostPending = 65_536;
 /** UTF-8 of one unit of UTF-16. */
 const mostUnitBytes = 3;
@@ -25,8 +25,9 @@ export function standardError(): (line: string, urgent: boolean) => void {
   }
   process.on("exit", flush);
   return (line, urgent) => {
+    if (pending.length + line.length > mostPending) flush();
     pending += line;
-    if (urgent || pending.length >= mostPending) return flush();
+    if (urgent) return flush();
     if (scheduled) return;
     scheduled = true;
     setImmediate(() => {
