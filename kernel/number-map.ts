@@ -92,7 +92,11 @@ export class NumberMap<T> {
   }
 }
 
-/** Numbers are given one after the other, or every second one; they fill neighbouring slots, with few collisions. */
+/**
+ * Numbers are given one after the other; in neighbouring slots they would be one long run, and a deletion looks at all that
+ * lies behind it in its run. https://en.wikipedia.org/wiki/Hash_function#Fibonacci_hashing
+ */
 function home(key: number, mask: number): number {
-  return (key ^ (key / 0x1_0000_0000)) & mask;
+  const mixed = Math.imul(key, 0x9e37_79b1);
+  return (mixed ^ (mixed >>> 16)) & mask;
 }
