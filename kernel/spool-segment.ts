@@ -8,14 +8,17 @@ export function encodeFrame(payload: Uint8Array, into: Buffer, offset: number): 
   const start = offset + frameHeaderBytes;
   into.writeUInt32LE(payload.length, offset);
   into.set(payload, start);
-  into.writeUInt32LE(frameCrc(into.subarray(offset, offset + 4), payload), offset + 4);
+  into.writeUInt32LE(frameCrc(payload), offset + 4);
   return start + payload.length;
 }
 
 /** Covers the length too: eight zero bytes, as a crash leaves them in a file, are then no valid empty frame. */
-function frameCrc(length: Uint8Array, payload: Uint8Array): number {
-  return crc32(payload, crc32(length));
+function frameCrc(payload: Uint8Array): number {
+  lengthBytes.writeUInt32LE(payload.length);
+  return crc32(payload, crc32(lengthBytes));
 }
+
+const lengthBytes = Buffer.alloc(4);
 
 export interface Frame {
   readonly payload: Uint8Array;
@@ -37,7 +40,7 @@ export function decodeFrame(bytes: Buffer, offset: number): Frame | undefined {
   const end = start + bytes.readUInt32LE(offset);
   if (end > bytes.length) return undefined;
   const payload = bytes.subarray(start, end);
-  const intact = bytes.readUInt32LE(offset + 4) === frameCrc(bytes.subarray(offset, offset + 4), payload);
+  const intact = bytes.readUInt32LE(offset + 4) === frameCrc(payload);
   return intact ? { payload, end } : undefined;
 }
 

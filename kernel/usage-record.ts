@@ -34,7 +34,7 @@ export function encodeUsageRecord(record: UsageFields): Uint8Array {
   writer.uint(field.startedAtMs.number, Number(record.startedAtMs));
   writer.uint(field.durationMs.number, Number(record.durationMs));
   writer.uint(field.ttftMs.number, Number(record.ttftMs));
-  for (const key of Object.keys(record.labels)) writeLabel(key, record.labels[key] ?? "");
+  for (const key in record.labels) writeLabel(key, record.labels[key] ?? "");
   writer.uint(field.attempts.number, record.attempts);
   return writer.bytes.subarray(0, writer.length);
 }

@@ -59,7 +59,7 @@ export async function serveRouter(
   if (worker > 0) metrics.shareWithPrimary();
   await makeFolder(stateDir, 0o700);
 
-  const client = createControlClient(settings);
+  const client = createControlClient({ ...settings, clock });
   const usage = await openUsage({ client, routerId, stateDir, maxBytes: settings.usageMaxBytes, ...parts });
   const usageMaxBytes = { maxBytes: settings.usageMaxBytes };
   const leftUsage =
