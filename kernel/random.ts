@@ -1,4 +1,5 @@
 import { randomFillSync } from "node:crypto";
+import { invariant } from "#kernel/invariant.ts";
 
 /** The only door to chance. Not for secrets: those take `node:crypto` directly. */
 export interface Random {
@@ -32,13 +33,29 @@ const idBytes = 16;
 const idPool = Buffer.alloc(256 * idBytes);
 let idPoolUsed = idPool.length;
 
-/** 128 random bits as 32 hex digits behind a prefix, such as `call_9f…`. Unguessable, so safe as a public name. */
+const hexDigits = Buffer.from("0123456789abcdef");
+const underscore = 0x5f;
+const longestPrefix = 31;
+/** An id while it is put together. */
+const scratch = Buffer.alloc(longestPrefix + 1 + 2 * idBytes);
+
+/**
+ * 128 random bits as 32 hex digits behind a prefix, such as `call_9f…`. Unguessable, so safe as a public name. The text is
+ * in one piece: a call's id is read character by character more often than it is made.
+ */
 export function newId(prefix: string): string {
   if (idPoolUsed === idPool.length) {
     randomFillSync(idPool);
     idPoolUsed = 0;
   }
-  const from = idPoolUsed;
-  idPoolUsed += idBytes;
-  return `${prefix}_${idPool.toString("hex", from, idPoolUsed)}`;
+  invariant(prefix.length <= longestPrefix, `an id's prefix has at most ${longestPrefix} characters`);
+  let at = 0;
+  for (; at < prefix.length; at++) scratch[at] = prefix.charCodeAt(at);
+  scratch[at++] = underscore;
+  for (const end = idPoolUsed + idBytes; idPoolUsed < end; idPoolUsed++) {
+    const byte = idPool[idPoolUsed] as number;
+    scratch[at++] = hexDigits[byte >> 4] as number;
+    scratch[at++] = hexDigits[byte & 15] as number;
+  }
+  return scratch.toString("latin1", 0, at);
 }
