@@ -8,7 +8,6 @@ import { FrameWriter } from "#kernel/wire/frame-writer.ts";
 import { HeaderAssembler } from "#kernel/wire/header-assembler.ts";
 import type { HeaderList } from "#kernel/wire/header-list.ts";
 import { type Bound, type WireLimits, initialWindowBytes } from "#kernel/wire/limits.ts";
-import { Outlet } from "#kernel/wire/outlet.ts";
 import { readSettings } from "#kernel/wire/settings-frame.ts";
 import type { Stream, StreamHost } from "#kernel/wire/stream.ts";
 import { ClosedStreams, type Closing } from "#kernel/wire/stream-state.ts";
@@ -58,7 +57,6 @@ export abstract class Connection implements FrameSink, StreamHost, Sweepable {
   protected lastPeerStreamId = 0;
   #phase: Phase;
   readonly #socket: Socket;
-  readonly #outlet: Outlet;
   readonly #reader: FrameReader;
   readonly #headers: HeaderAssembler;
   readonly #guard: FrameGuard;
@@ -85,7 +83,7 @@ export abstract class Connection implements FrameSink, StreamHost, Sweepable {
     this.#idleSinceMs = this.nowMs;
     this.#socket = socket;
     this.#onClose = onClose;
-    this.#outlet = new Outlet(socket, {
+    this.writer = new FrameWriter(socket, {
       clock: wire.clock,
       budget: wire.budget,
       maxUnsentBytes: limits.maxUnsentBytes * 2,
@@ -95,7 +93,6 @@ export abstract class Connection implements FrameSink, StreamHost, Sweepable {
         this.destroy(ErrorCode.ENHANCE_YOUR_CALM, "the peer does not read what it asks for");
       },
     });
-    this.writer = new FrameWriter(this.#outlet);
     this.#guard = new FrameGuard(limits, wire.reached, this.nowMs);
     this.#reader = new FrameReader(this);
     this.#headers = new HeaderAssembler(limits);
@@ -117,7 +114,7 @@ export abstract class Connection implements FrameSink, StreamHost, Sweepable {
 
   /** Waiting at streams, or framed and unsent. */
   get bufferedBytes(): number {
-    return this.#waitingBytes + this.#outlet.unsent;
+    return this.#waitingBytes + this.writer.unsent;
   }
 
   /** Lets open streams end, tells the peer to open no more (RFC 9113, 6.8), and then closes. */
@@ -139,7 +136,7 @@ export abstract class Connection implements FrameSink, StreamHost, Sweepable {
     this.#phase = { kind: "closed" };
     this.wire.remove(this);
     this.#loseStreams(end.reason);
-    this.#outlet.discard();
+    this.writer.discard();
     this.#socket.destroy();
     this.#onClose(end);
   }
@@ -366,7 +363,7 @@ export abstract class Connection implements FrameSink, StreamHost, Sweepable {
   // Writing
 
   get hasRoom(): boolean {
-    return this.#outlet.unsent < this.limits.maxUnsentBytes;
+    return this.writer.unsent < this.limits.maxUnsentBytes;
   }
 
   sent(stream: Stream): void {
@@ -404,7 +401,7 @@ export abstract class Connection implements FrameSink, StreamHost, Sweepable {
     this.wire.budget.usedBytes += byBytes;
     if (byBytes < 0) this.#waiting.delete(stream);
     if (stream.waitingBytes > 0) this.#waiting.add(stream);
-    this.#outlet.isWanted = this.#waiting.size > 0;
+    this.writer.isWanted = this.#waiting.size > 0;
   }
 
   /** Streams take turns, a frame each: one that sent goes to the back of `#waiting`, so this meets it again. */
@@ -445,7 +442,7 @@ export abstract class Connection implements FrameSink, StreamHost, Sweepable {
   #close(end: ConnectionEnd): void {
     this.#phase = { kind: "closing", sinceMs: this.wire.clock.monotonicMs(), end };
     this.#loseStreams(end.reason);
-    this.#outlet.finish();
+    this.writer.finish();
   }
 
   protected closeWhenIdle(end: ConnectionEnd): void {
@@ -489,7 +486,7 @@ export abstract class Connection implements FrameSink, StreamHost, Sweepable {
   }
 
   #sweepStalled(nowMs: number): void {
-    if (this.#outlet.busy && nowMs - this.#outlet.busySinceMs >= this.limits.stallTimeoutMs) {
+    if (this.writer.busy && nowMs - this.writer.busySinceMs >= this.limits.stallTimeoutMs) {
       this.reached("stallTimeoutMs");
       return this.destroy(ErrorCode.ENHANCE_YOUR_CALM, "the peer stopped reading");
     }

@@ -50,9 +50,11 @@ interface OutletParts {
   readonly onOverflow: () => void;
 }
 
-/** The way out of a connection: frames are appended to `out`, and `touch` sees that they leave. */
-export class Outlet {
-  readonly out = new ByteBuffer();
+/**
+ * The way out of a connection: bytes are appended, and `touch` sees that they leave. It is the buffer, and the writer of
+ * frames is the outlet: a token on a connection of its own reads each object of that connection from memory.
+ */
+export class Outlet extends ByteBuffer {
   /** When the socket was given what it has not yet passed on. */
   busySinceMs = 0;
   /** Somebody waits for room. */
@@ -70,13 +72,14 @@ export class Outlet {
   #finished = false;
 
   constructor(socket: Socket, parts: OutletParts) {
+    super();
     this.#socket = socket;
     this.#parts = parts;
   }
 
   /** Framed and not yet with the operating system. */
   get unsent(): number {
-    return this.out.length + this.#inFlight;
+    return this.length + this.#inFlight;
   }
 
   /** The socket still holds the last flush. */
@@ -84,7 +87,7 @@ export class Outlet {
     return this.#inFlight > 0;
   }
 
-  /** Changes whenever `out` was taken away to be sent. */
+  /** Changes whenever the bytes were taken away to be sent. */
   get flushes(): number {
     return this.#flushes;
   }
@@ -103,14 +106,14 @@ export class Outlet {
 
   flush(): void {
     this.#scheduled = false;
-    if (this.#inFlight > 0 || this.out.length === 0) return;
+    if (this.#inFlight > 0 || this.length === 0) return;
     // A direct write says itself that the socket is gone; to ask the stream costs as much as all the rest of this.
     if (this.#finished || (this.#direct === undefined && !this.#socket.writable)) {
-      this.out.release();
+      this.release();
       return;
     }
-    const { length } = this.out;
-    const memory = this.out.detach();
+    const { length } = this;
+    const memory = this.detach();
     this.#memory = memory;
     this.#inFlight = length;
     this.#flushes += 1;
@@ -137,10 +140,10 @@ export class Outlet {
   /** Sends what is left, then FIN. */
   finish(): void {
     this.flush();
-    if (this.#inFlight > 0 && this.out.length > 0) {
+    if (this.#inFlight > 0 && this.length > 0) {
       // Behind the write in flight; the socket keeps order.
-      this.#socket.write(Buffer.from(this.out.bytes.subarray(this.out.start, this.out.end)));
-      this.out.release();
+      this.#socket.write(Buffer.from(this.bytes.subarray(this.start, this.end)));
+      this.release();
     }
     this.#finished = true;
     this.#socket.end();
@@ -149,7 +152,7 @@ export class Outlet {
   /** The socket is gone. */
   discard(): void {
     this.#finished = true;
-    this.out.release();
+    this.release();
     this.#inFlight = 0;
     this.#memory = undefined;
     this.#count();
