@@ -1,5 +1,6 @@
 import { type Socket, connect as connectTcp } from "node:net";
 import { type ConnectionOptions, connect as connectTls } from "node:tls";
+import { DirectRead } from "#kernel/direct-read.ts";
 import { Connection, type ConnectionEnd } from "#kernel/wire/connection.ts";
 import { clientPreface } from "#kernel/wire/frame.ts";
 import { type HeaderList, responseFault, trailersFault } from "#kernel/wire/header-list.ts";
@@ -33,7 +34,7 @@ export interface ClientConnection {
   destroy(code?: number, reason?: string): void;
 }
 
-/** What one read may bring: the buffer is used again for every read of a connection. */
+/** What one read of a TLS connection may bring: its buffer is used again for every read. */
 const readBytes = 65_536;
 
 /** RFC 9113, 6.5.2: the assumption until the server's SETTINGS say. */
@@ -45,17 +46,10 @@ const lastStreamId = 0x7fff_ffff;
 export function connectWire(wire: Wire, options: ConnectOptions): Promise<ClientConnection> {
   return new Promise((resolve, reject) => {
     let connection: ClientSide | undefined;
-    const onread = {
-      buffer: Buffer.allocUnsafeSlow(readBytes),
-      callback(count: number, bytes: Uint8Array) {
-        connection?.read(bytes as Buffer, count);
-        return true;
-      },
-    };
     const { host, port, tls } = options;
-    // A variable, because the types of `tls.connect` do not know `onread`, which it passes on.
-    const secure = { host, port, onread, ALPNProtocols: ["h2"], ...tls };
-    const socket = tls ? connectTls(secure) : connectTcp({ host, port, onread, noDelay: true });
+    const socket = tls
+      ? connectSecure({ host, port, ...tls }, (bytes, count) => connection?.read(bytes, count))
+      : connectTcp({ host, port, noDelay: true });
     let settled = false;
     connection = new ClientSide(wire, socket, {
       onOpen() {
@@ -79,9 +73,28 @@ export function connectWire(wire: Wire, options: ConnectOptions): Promise<Client
         else started.destroy(ErrorCode.HTTP_1_1_REQUIRED, "the server does not offer h2 in ALPN");
       });
     } else {
-      socket.once("connect", () => started.greet());
+      socket.once("connect", () => {
+        const onBytes = (bytes: Buffer): void => started.read(bytes, bytes.length);
+        // Both, as a server does: where there are no direct reads, all comes from the stream.
+        DirectRead.of(socket, onBytes);
+        socket.on("data", onBytes);
+        started.greet();
+      });
     }
   });
+}
+
+function connectSecure(options: ConnectionOptions, onBytes: (bytes: Buffer, count: number) => void): Socket {
+  const onread = {
+    buffer: Buffer.allocUnsafeSlow(readBytes),
+    callback(count: number, bytes: Uint8Array) {
+      onBytes(bytes as Buffer, count);
+      return true;
+    },
+  };
+  // A variable, because the types of `tls.connect` do not know `onread`, which it passes on.
+  const secure = { ...options, onread, ALPNProtocols: ["h2"] };
+  return connectTls(secure);
 }
 
 /** Exported to be driven without a network; others take `connectWire`. */

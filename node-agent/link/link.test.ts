@@ -332,7 +332,8 @@ describe("the link", () => {
     const router = await node.readyRouter();
     const call = router.start(generate({ maxOutputTokens: 8_000 }));
     await call.responded;
-    await node.link.drain(30);
+    // Half of it is for the ends to be sent, which a machine under load takes its time for.
+    await node.link.drain(1_000);
     expect((await call.ended).reason).toBe(Reason.DRAINING);
     expect((await router.ended).code).toBe(grpc.status.OK);
   });
