@@ -1,3 +1,4 @@
+import { BlockStart } from "#kernel/wire/block-start.ts";
 import { HeaderField } from "#kernel/wire/header-field.ts";
 import { HeaderList } from "#kernel/wire/header-list.ts";
 import { DynamicTable, staticTable, tableBytes } from "#kernel/wire/header-table.ts";
@@ -19,9 +20,15 @@ const incomplete = -1;
 export class HpackDecoder {
   readonly #limits: WireLimits;
   readonly #table = new DynamicTable();
+  readonly #start = new BlockStart();
   #list: HeaderList;
   #kept = nothing;
-  #sawField = false;
+  /** Nothing of the block has come. */
+  #begins = true;
+  /** What has come of the block is in `#start`. */
+  #isKnown = false;
+  /** The last field of the block. */
+  #field: HeaderField | undefined;
   #at = 0;
   /** Set by `#string`. */
   #text = "";
@@ -47,22 +54,35 @@ export class HpackDecoder {
     if (this.#kept.length > 0) throw fault("a header block ends inside a field");
     const list = this.#list;
     this.#list = new HeaderList(this.#limits);
-    this.#sawField = false;
+    this.#field = undefined;
+    this.#begins = true;
     return list;
   }
 
   #decode(bytes: Buffer, start: number, end: number): void {
     this.#at = start;
+    this.#isKnown = this.#begins;
+    if (this.#begins) this.#repeat(bytes, end);
     while (this.#at < end) {
       const from = this.#at;
-      if (this.#field(bytes, end)) continue;
-      this.#kept = Buffer.from(bytes.subarray(from, end));
-      return;
+      if (!this.#read(bytes, end)) {
+        this.#kept = Buffer.from(bytes.subarray(from, end));
+        return;
+      }
+      if (this.#isKnown && this.#field) this.#isKnown = this.#start.add(this.#field, bytes, from, this.#at);
     }
   }
 
+  /** The fields that the last block began with too. */
+  #repeat(bytes: Buffer, end: number): void {
+    this.#begins = false;
+    this.#at += this.#start.meet(bytes, this.#at, end);
+    const { fields, count } = this.#start;
+    for (let index = 0; index < count; index++) this.#add(fields[index] as HeaderField);
+  }
+
   /** False when the field is incomplete. */
-  #field(bytes: Buffer, end: number): boolean {
+  #read(bytes: Buffer, end: number): boolean {
     const first = bytes[this.#at] as number;
     // RFC 7541, 6.1: indexed.
     if (first >= 0x80) {
@@ -76,9 +96,10 @@ export class HpackDecoder {
       const capacity = this.#integer(bytes, end, 5);
       if (capacity === incomplete) return false;
       // RFC 7541, 4.2: only at the start of a block, and never above what our SETTINGS allow.
-      if (this.#sawField) throw fault("a table size update behind a field");
+      if (this.#field) throw fault("a table size update behind a field");
       if (capacity > tableBytes) throw fault(`a table of ${capacity} bytes, where ${tableBytes} are allowed`);
       this.#table.resize(capacity);
+      this.#forgetStart();
       return true;
     }
     // RFC 7541, 6.2: literal, with incremental indexing (01), without (0000) or never indexed (0001).
@@ -94,13 +115,22 @@ export class HpackDecoder {
     }
     if (!this.#string(bytes, end)) return false;
     const field = new HeaderField(name, this.#text);
-    if (indexed) this.#table.add(field);
+    if (indexed) {
+      this.#table.add(field);
+      this.#forgetStart();
+    }
     this.#add(field);
     return true;
   }
 
+  /** The table changed, and with it what indexes mean. */
+  #forgetStart(): void {
+    this.#start.forget();
+    this.#isKnown = false;
+  }
+
   #add(field: HeaderField): void {
-    this.#sawField = true;
+    this.#field = field;
     this.#list.add(field);
     const { bytes, count } = this.#list;
     if (bytes > this.#limits.maxHeaderListBytes * tolerance || count > this.#limits.maxHeaderFields * tolerance) {

@@ -4,7 +4,8 @@ import { DynamicTable, staticTable, tableBytes } from "#kernel/wire/header-table
 import { huffmanEncode, huffmanLength } from "#kernel/wire/huffman.ts";
 
 /** What is sent, pseudo-fields first, names in lower case, values of one character a byte. */
-export type HeaderFields = readonly (readonly [name: string, value: string])[];
+export type HeaderFields = readonly Field[];
+type Field = readonly [name: string, value: string];
 
 /** Fields encoded once, for any connection: they touch no dynamic table. Made by `encodeBlock`. */
 export class HeaderBlock {
@@ -65,6 +66,16 @@ function serialsOf(map: Map<string, Map<string, number>>, name: string): Map<str
   return values;
 }
 
+/** What lists begin with that begin with the same objects, as a server's answers do: encoded once, while no index moves. */
+interface ListStart {
+  readonly fields: HeaderFields;
+  readonly bytes: Uint8Array;
+  /** Of the table, when these were its indexes. */
+  readonly added: number;
+}
+
+const noStart: ListStart = { fields: [], bytes: new Uint8Array(0), added: 0 };
+
 /** RFC 7541, one direction of one connection. */
 export class HpackEncoder {
   readonly #serials = new Map<string, Map<string, number>>();
@@ -75,12 +86,16 @@ export class HpackEncoder {
   });
   /** RFC 7541, 4.2: sizes to announce at the start of the next block. */
   #sizeUpdates: number[] = [];
+  #start = noStart;
+  /** The first field of the last list. */
+  #first: Field | undefined;
 
   /** The peer's SETTINGS_HEADER_TABLE_SIZE. */
   setPeerLimit(bytes: number): void {
     const capacity = Math.min(bytes, tableBytes);
     if (capacity === this.#table.capacity) return;
     this.#table.resize(capacity);
+    this.#start = noStart;
     // The smallest since the last block must be told, then the one that holds.
     const smallest = Math.min(capacity, ...this.#sizeUpdates);
     this.#sizeUpdates = smallest === capacity ? [capacity] : [smallest, capacity];
@@ -88,18 +103,59 @@ export class HpackEncoder {
 
   /** Appends a header block. Throws a TypeError, with nothing appended, for a field that HTTP/2 forbids. */
   encode(fields: HeaderFields | HeaderBlock, out: ByteBuffer): void {
-    if (!(fields instanceof HeaderBlock)) for (const [name, value] of fields) check(name, value);
+    if (fields instanceof HeaderBlock) {
+      this.#updateSizes(out);
+      return out.append(fields.bytes, 0, fields.bytes.length);
+    }
+    const start = this.#startOf(fields);
+    for (let at = start.fields.length; at < fields.length; at++) check(...(fields[at] as Field));
+    this.#updateSizes(out);
+    out.append(start.bytes, 0, start.bytes.length);
+    for (let at = start.fields.length; at < fields.length; at++) this.#field(out, ...(fields[at] as Field));
+    if (start === noStart) this.#remember(fields, out);
+  }
+
+  #updateSizes(out: ByteBuffer): void {
     for (const size of this.#sizeUpdates) appendInteger(out, 0x20, 5, size);
     if (this.#sizeUpdates.length > 0) this.#sizeUpdates = [];
-    if (fields instanceof HeaderBlock) out.append(fields.bytes, 0, fields.bytes.length);
-    else for (const [name, value] of fields) this.#field(out, name, value);
+  }
+
+  #startOf(fields: HeaderFields): ListStart {
+    const start = this.#start;
+    if (start.added !== this.#table.added) return noStart;
+    for (let at = 0; at < start.fields.length; at++) if (fields[at] !== start.fields[at]) return noStart;
+    return start;
+  }
+
+  /** How this list begins, where the last one began with the same object. `out` is left as it is. */
+  #remember(fields: HeaderFields, out: ByteBuffer): void {
+    const isRepeated = fields[0] === this.#first;
+    this.#first = fields[0];
+    if (!isRepeated) return;
+    const from = out.end - out.start;
+    let count = 0;
+    for (const [name, value] of fields) {
+      const index = this.#indexOf(name, value);
+      if (index === 0) break;
+      appendInteger(out, 0x80, 7, index);
+      count += 1;
+    }
+    const bytes = Uint8Array.from(out.bytes.subarray(out.start + from, out.end));
+    out.end = out.start + from;
+    if (count > 0) this.#start = { fields: fields.slice(0, count), bytes, added: this.#table.added };
+  }
+
+  /** 0 where neither table has it. */
+  #indexOf(name: string, value: string): number {
+    const index = staticIndexes.get(name)?.get(value);
+    if (index !== undefined) return index;
+    const serial = this.#serials.get(name)?.get(value);
+    return serial === undefined ? 0 : this.#index(serial);
   }
 
   #field(out: ByteBuffer, name: string, value: string): void {
-    const index = staticIndexes.get(name)?.get(value);
-    if (index !== undefined) return appendInteger(out, 0x80, 7, index);
-    const serial = this.#serials.get(name)?.get(value);
-    if (serial !== undefined) return appendInteger(out, 0x80, 7, this.#index(serial));
+    const index = this.#indexOf(name, value);
+    if (index > 0) return appendInteger(out, 0x80, 7, index);
     const kind = this.#kind(name, value);
     appendLiteral(out, kind, name, staticNames.get(name) ?? this.#nameIndex(name), value);
     if (kind !== indexedLiteral) return;
@@ -147,9 +203,11 @@ function appendLiteral(out: ByteBuffer, kind: LiteralKind, name: string, index: 
 
 /** Fewer bytes than this are not worth the shifting that Huffman takes to save them, as for the id of every call. */
 const leastSaved = 16;
+/** Its shortest code has 5 bits, so that it saves no more than 3 of 8 bytes. */
+const shortestWorth = Math.ceil((leastSaved * 8) / 3);
 
 function appendString(out: ByteBuffer, text: string): void {
-  const length = huffmanLength(text);
+  const length = text.length < shortestWorth ? text.length : huffmanLength(text);
   if (length + leastSaved <= text.length) {
     appendInteger(out, 0x80, 7, length);
     huffmanEncode(text, out);

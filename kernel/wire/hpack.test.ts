@@ -23,6 +23,15 @@ function encode(encoder: HpackEncoder, fields: HeaderFields): Buffer {
   return Buffer.from(out.bytes.subarray(out.start, out.end));
 }
 
+/** What it returns or throws. */
+function attempt(work: () => unknown): unknown {
+  try {
+    return work();
+  } catch (error) {
+    return error;
+  }
+}
+
 const byteString = fc.string({ unit: fc.integer({ min: 0, max: 255 }).map((code) => String.fromCharCode(code)) });
 const value = fc
   .string({ unit: fc.integer({ min: 0x20, max: 0xff }).map((code) => String.fromCharCode(code)), maxLength: 300 })
@@ -116,6 +125,29 @@ describe("a decoder", () => {
     );
   });
 
+  test("reads a block that begins as the last one did as it reads any other", () => {
+    // Indexed in either table; literals with indexing, without and never; a size update.
+    const parts = ["82", "84", "be", "bf", "c0", "400161023132", "400161023133", "0001620131", "1f080378797a", "3f70"];
+    const block = fc
+      .array(fc.constantFrom(...parts), { maxLength: 6 })
+      .map((some) => Buffer.from(some.join(""), "hex"));
+    fc.assert(
+      fc.property(fc.array(block, { minLength: 2, maxLength: 8 }), (blocks) => {
+        const decoder = new HpackDecoder(limits);
+        const forgetful = new HpackDecoder(limits);
+        const entries = Buffer.from("400163013140016401314001650131", "hex");
+        for (const bytes of [entries, ...blocks]) {
+          const list = attempt(() => decode(decoder, bytes));
+          // With nothing in its first piece, a block begins like no other.
+          forgetful.decode(bytes, 0, 0);
+          expect(list).toEqual(attempt(() => decode(forgetful, bytes)));
+          if (list instanceof Error) return;
+        }
+      }),
+      { numRuns: 2_000 },
+    );
+  });
+
   test.each([
     ["index 0", "80"],
     ["an index beyond both tables", "be"],
@@ -176,6 +208,32 @@ describe("an encoder", () => {
         }
       }),
       { numRuns: 200 },
+    );
+  });
+
+  test("is undone where lists begin with the same objects", () => {
+    const own = fc.tuple(fc.constantFrom("x-request-id", "x-a", "date"), value);
+    const common: HeaderFields = [
+      ["x-b", "1"],
+      ["x-c", "2"],
+      ["x-d", "3".repeat(900)],
+    ];
+    const step = fc.record({
+      list: fc
+        .tuple(fc.constantFrom(0, 1, 2, 2, 2, 3), fc.array(own, { maxLength: 2 }))
+        .map(([count, rest]): HeaderFields => [...common.slice(0, count), ...rest]),
+      tableBytes: fc.option(fc.constantFrom(0, 40, 2_000, 4_096), { nil: undefined, freq: 8 }),
+    });
+    fc.assert(
+      fc.property(fc.array(step, { maxLength: 12 }), (steps) => {
+        const encoder = new HpackEncoder();
+        const decoder = new HpackDecoder(limits);
+        for (const { list, tableBytes } of steps) {
+          if (tableBytes !== undefined) encoder.setPeerLimit(tableBytes);
+          expect(decode(decoder, encode(encoder, list)).fields).toEqual(list.flat());
+        }
+      }),
+      { numRuns: 500 },
     );
   });
 
