@@ -1,3 +1,5 @@
+import { performance } from "node:perf_hooks";
+
 /** The only door to time: code that decides takes a `Clock`, so that a test or a simulator can own it. */
 export interface Clock {
   /** Wall clock, Unix milliseconds. For records and expiry, never for durations. */
@@ -16,6 +18,7 @@ export interface Timer {
 /** Longest delay that Node's timers take (2^31 - 1 ms); a longer one would fire at once. */
 const longestDelayMs = 2_147_483_647;
 
+/** With the module's `performance`: the global one is a getter, which costs as much as the reading. */
 export const systemClock: Clock = {
   nowMs: () => Date.now(),
   monotonicMs: () => performance.now(),

@@ -8,7 +8,13 @@ import { percentEncode } from "#kernel/rpc-response.ts";
 import { type HeaderFields, type HeaderList, encodeBlock } from "#kernel/wire/index.ts";
 
 /** Compressed flag and big-endian length: "Length-Prefixed-Message" of gRPC's PROTOCOL-HTTP2.md. */
-const headerBytes = 5;
+export const grpcHeaderBytes = 5;
+
+/** DATA that is one message, whole, uncompressed and no longer than `maxBytes`, which needs no reader; it lies behind `grpcHeaderBytes`. */
+export function isWholeMessage(bytes: Buffer, start: number, end: number, maxBytes: number): boolean {
+  const length = end - start - grpcHeaderBytes;
+  return length >= 0 && length <= maxBytes && bytes[start] === 0 && bytes.readUInt32BE(start + 1) === length;
+}
 
 export interface GrpcMessageReaderOptions {
   /** Of one message, before and after decompression. */
@@ -61,20 +67,20 @@ export class GrpcMessageReader {
   push(bytes: Buffer, start: number, end: number): void {
     let at = start;
     while (at < end) {
-      if (this.#headerRead === 0 && end - at >= headerBytes) {
+      if (this.#headerRead === 0 && end - at >= grpcHeaderBytes) {
         const flags = bytes[at] as number;
         const length = this.#checked(flags, bytes.readUInt32BE(at + 1));
-        at += headerBytes;
+        at += grpcHeaderBytes;
         if (end - at >= length) {
           this.#deliver(flags, bytes, at, at + length);
           at += length;
           continue;
         }
         this.#flags = flags;
-        this.#headerRead = headerBytes;
+        this.#headerRead = grpcHeaderBytes;
         this.#length = length;
       }
-      at = this.#headerRead < headerBytes ? this.#gatherHeader(bytes, at, end) : this.#gatherBody(bytes, at, end);
+      at = this.#headerRead < grpcHeaderBytes ? this.#gatherHeader(bytes, at, end) : this.#gatherBody(bytes, at, end);
     }
   }
 
@@ -82,15 +88,15 @@ export class GrpcMessageReader {
   finish(): void {
     if (this.#length >= 0) throw endsEarly(`${this.#length - this.#bodyRead} bytes of its last message are missing`);
     if (this.#headerRead > 0) {
-      throw endsEarly(`its last message has ${this.#headerRead} of ${headerBytes} header bytes`);
+      throw endsEarly(`its last message has ${this.#headerRead} of ${grpcHeaderBytes} header bytes`);
     }
   }
 
   #gatherHeader(bytes: Buffer, at: number, end: number): number {
-    const next = Math.min(end, at + headerBytes - this.#headerRead);
-    if (this.#headerRead === 0) this.#header = Buffer.allocUnsafe(headerBytes);
+    const next = Math.min(end, at + grpcHeaderBytes - this.#headerRead);
+    if (this.#headerRead === 0) this.#header = Buffer.allocUnsafe(grpcHeaderBytes);
     this.#headerRead += bytes.copy(this.#header, this.#headerRead, at, next);
-    if (this.#headerRead < headerBytes) return next;
+    if (this.#headerRead < grpcHeaderBytes) return next;
     this.#flags = this.#header[0] as number;
     this.#length = this.#checked(this.#flags, this.#header.readUInt32BE(1));
     // One that is empty is whole already, and its body may be the last thing that came.

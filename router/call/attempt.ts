@@ -44,24 +44,25 @@ export class Attempt implements LinkCallEvents {
   }
 
   /** Once. False: the replica takes no calls at this moment, and nothing happened. */
-  begin(start: LinkStart): boolean {
-    if (!this.#began(this.#parts.pool.start(this.picked.nodeId, start, this), start.method)) return false;
+  begin(start: LinkStart, nowMs: number): boolean {
+    if (!this.#began(this.#parts.pool.start(this.picked.nodeId, start, this), start.method, nowMs)) return false;
     this.#sent = this.picked.dispatched();
     return true;
   }
 
   /** As `begin`, for a generation that the replica has been making for another router: it is in the replica's load. */
   resume(resume: LinkResume): boolean {
-    return this.#began(this.#parts.pool.resume(this.picked.nodeId, resume, this), Method.GENERATE);
+    const { pool, clock } = this.#parts;
+    return this.#began(pool.resume(this.picked.nodeId, resume, this), Method.GENERATE, clock.monotonicMs());
   }
 
-  #began(link: LinkCall | undefined, method: Method): boolean {
-    const { pool, clock, health, settings } = this.#parts;
+  #began(link: LinkCall | undefined, method: Method, nowMs: number): boolean {
+    const { pool, health, settings } = this.#parts;
     const { nodeId, replicaId, deployment } = this.picked;
     this.#link = link;
     if (!link) return false;
     this.seedByPosition = pool.replica(nodeId, replicaId)?.capabilities?.seedByPosition ?? false;
-    this.#sentMs = this.#progressMs = clock.monotonicMs();
+    this.#sentMs = this.#progressMs = nowMs;
     health.dispatched(replicaId, deployment);
     if (method === Method.GENERATE) {
       this.#watch(Math.min(settings.firstTokenTimeoutMs, settings.interTokenTimeoutMs));
@@ -79,7 +80,7 @@ export class Attempt implements LinkCallEvents {
     const { rooms, queues } = this.#parts;
     const { replicaId, deployment } = this.picked;
     if (end.reason === Reason.UNSPECIFIED) {
-      this.#succeeded();
+      if (!this.#answered) this.#succeeded(this.#parts.clock.monotonicMs());
       rooms.ended(replicaId);
     } else this.#failed(end.reason);
     if (end.reason === Reason.OVERLOADED) rooms.refused(replicaId);
@@ -94,9 +95,10 @@ export class Attempt implements LinkCallEvents {
 
   /** The first output of a generation. */
   firstToken(): void {
-    this.#progressMs = this.#parts.clock.monotonicMs();
+    const nowMs = this.#parts.clock.monotonicMs();
+    this.#progressMs = nowMs;
     this.#sent?.firstToken();
-    this.#succeeded();
+    this.#succeeded(nowMs);
   }
 
   /** Its place on the link, where its tokens are counted; undefined before it has begun. */
@@ -144,11 +146,11 @@ export class Attempt implements LinkCallEvents {
     return link && link.tokens > 0 ? Math.max(this.#progressMs, link.lastTokenMs(nowMs)) : this.#progressMs;
   }
 
-  #succeeded(): void {
+  #succeeded(nowMs: number): void {
     if (this.#answered) return;
     this.#answered = true;
-    const { health, queues, clock } = this.#parts;
-    const tookMs = clock.monotonicMs() - this.#sentMs;
+    const { health, queues } = this.#parts;
+    const tookMs = nowMs - this.#sentMs;
     health.succeeded(this.picked.replicaId, tookMs);
     queues.served(this.picked.deployment, tookMs);
   }

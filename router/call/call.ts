@@ -6,6 +6,7 @@ import type { Timer } from "#kernel/clock.ts";
 import { unreachable } from "#kernel/invariant.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
 import { retryAfterMs } from "../admission/queue-errors.ts";
+import type { LinkStart } from "../link/call-queue.ts";
 import type { Picked } from "../routing/routes.ts";
 import { Attempt, type AttemptOwner } from "./attempt.ts";
 import type { CallParts, CallSpec } from "./call-parts.ts";
@@ -197,12 +198,13 @@ export class Call implements RunningCall, AttemptOwner {
     const { context, method, request, span, drawing, deployment } = this.#spec;
     const relayed = this.#hasOutput ? this.#recording.read() : [];
     const attempt = new Attempt(this.#parts, picked, this);
-    const begun = attempt.begin({
+    const nowMs = this.#parts.clock.monotonicMs();
+    const start: LinkStart = {
       callId: context.callId,
       replicaId: picked.replicaId,
       method,
       request,
-      timeoutMs: Math.max(1, this.#deadlineMs - this.#parts.clock.monotonicMs()),
+      timeoutMs: Math.max(1, this.#deadlineMs - nowMs),
       traceparent: span.traceparent,
       model: picked.model,
       deployment: picked.deployment,
@@ -211,8 +213,8 @@ export class Call implements RunningCall, AttemptOwner {
       keyId: deployment === undefined ? context.principal.keyId : "",
       startedAtMs: this.#startedAtMs,
       attempt: this.#dispatches + 1,
-    });
-    if (!begun) return undefined;
+    };
+    if (!attempt.begin(start, nowMs)) return undefined;
     if (attempt.link) this.#tally.begin(attempt.link);
     this.#dispatches += 1;
     this.#picked = picked;

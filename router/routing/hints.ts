@@ -25,9 +25,6 @@ export function routingHints(
   header: (name: string) => string | undefined,
   onPlaced: (explanation: Explanation) => void,
 ): RoutingHints {
-  return {
-    session: header(sessionHeader) || undefined,
-    canary: header(canaryHeader) || undefined,
-    ...(isOn(header(explainHeader)) && { onPlaced }),
-  };
+  const hints = { session: header(sessionHeader) || undefined, canary: header(canaryHeader) || undefined };
+  return isOn(header(explainHeader)) ? { ...hints, onPlaced } : hints;
 }

@@ -6,10 +6,12 @@ import { grpcTimeoutMs } from "#kernel/call-timeout.ts";
 import type { Clock, Timer } from "#kernel/clock.ts";
 import {
   GrpcMessageReader,
+  grpcHeaderBytes,
   grpcOkTrailers,
   grpcRefusal,
   grpcResponseFields,
   grpcTrailers,
+  isWholeMessage,
 } from "#kernel/grpc-messages.ts";
 import type { HotMethod } from "#kernel/hot-method.ts";
 import type { Logger } from "#kernel/log.ts";
@@ -85,9 +87,12 @@ class GenerateStream implements StreamListener, ResponseSink {
   readonly #traceparent: string | undefined;
   readonly #routing: RoutingHints;
   #explanation: Explanation | undefined;
-  readonly #startMs: number;
-  /** Until the request is whole: it holds on to the headers, which an open stream needs no more. */
+  readonly #encoding: string | undefined;
+  /** Of a call with a deadline. */
+  #startMs = 0;
+  /** For a request that does not come in one piece, until it is whole. */
   #reader: GrpcMessageReader | undefined;
+  #isWhole = false;
   #principal: Principal | undefined;
   #timeoutMs = Number.POSITIVE_INFINITY;
   #bodyTimer: Timer | undefined;
@@ -106,20 +111,16 @@ class GenerateStream implements StreamListener, ResponseSink {
     const header = (name: string): string | undefined => headers.get(name);
     this.#routing = routingHints(header, (explanation) => void (this.#explanation = explanation));
     this.wait = wantsProgress(header) ? (waiting) => this.#tell(waiting) : undefined;
-    this.#startMs = parts.clock.monotonicMs();
-    this.#reader = new GrpcMessageReader({
-      maxBytes: parts.maxBodyBytes,
-      encoding: headers.get("grpc-encoding"),
-      onMessage: (bytes, start, end) => this.#take(bytes, start, end),
-    });
+    this.#encoding = headers.get("grpc-encoding");
     try {
       this.#principal = parts.authenticate(headers.get("authorization"));
-      const resume = readResume((name) => headers.get(name));
+      const resume = readResume(header);
       if (resume) {
         this.#had = resume.after;
         this.#resumes = true;
       }
       this.#timeoutMs = grpcTimeoutMs(headers.get("grpc-timeout"));
+      if (this.#timeoutMs !== Number.POSITIVE_INFINITY) this.#startMs = parts.clock.monotonicMs();
     } catch (error) {
       this.#refuse(error);
     }
@@ -127,7 +128,7 @@ class GenerateStream implements StreamListener, ResponseSink {
 
   /** At the end of the turn that opened it. Nearly every request is whole by then, and a timer would cost more than its reading. */
   watchBody(): void {
-    if (this.#over || !this.#reader) return;
+    if (this.#over || this.#isWhole) return;
     const { clock, bodyTimeoutMs = defaultBodyTimeoutMs } = this.#parts;
     const limitMs = Math.min(bodyTimeoutMs, this.#timeoutMs);
     this.#bodyTimer = clock.setTimer(limitMs, () => this.#refuse(tooSlow(limitMs)));
@@ -139,7 +140,7 @@ class GenerateStream implements StreamListener, ResponseSink {
     this.#rest?.heard(end - start);
     if (this.#over) return;
     try {
-      this.#reader?.push(bytes, start, end);
+      this.#read(bytes, start, end);
     } catch (error) {
       this.#refuse(error);
     }
@@ -151,6 +152,7 @@ class GenerateStream implements StreamListener, ResponseSink {
     try {
       this.#reader?.finish();
       this.#reader = undefined;
+      this.#isWhole = true;
       this.#begin();
     } catch (error) {
       this.#refuse(error);
@@ -222,6 +224,19 @@ class GenerateStream implements StreamListener, ResponseSink {
     ]);
   }
 
+  #read(bytes: Buffer, start: number, end: number): void {
+    const { maxBodyBytes } = this.#parts;
+    if (!this.#reader && isWholeMessage(bytes, start, end, maxBodyBytes)) {
+      return this.#take(bytes, start + grpcHeaderBytes, end);
+    }
+    this.#reader ??= new GrpcMessageReader({
+      maxBytes: maxBodyBytes,
+      encoding: this.#encoding,
+      onMessage: (message, from, to) => this.#take(message, from, to),
+    });
+    this.#reader.push(bytes, start, end);
+  }
+
   #take(bytes: Buffer, start: number, end: number): void {
     if (this.#message) throw breach("Generate takes one request message, but the body has more.");
     // From the pool: memory of its own would cost more than all the rest of a short request.
@@ -237,12 +252,12 @@ class GenerateStream implements StreamListener, ResponseSink {
     this.#message = undefined;
     this.#bodyTimer?.cancel();
     this.#bodyTimer = undefined;
-    const left = this.#timeoutMs - (clock.monotonicMs() - this.#startMs);
+    const isLimited = this.#timeoutMs !== Number.POSITIVE_INFINITY;
     const context = {
       callId: this.#callId,
       door: "grpc" as const,
       principal: this.#principal,
-      timeoutMs: left === Number.POSITIVE_INFINITY ? undefined : left,
+      timeoutMs: isLimited ? this.#timeoutMs - (clock.monotonicMs() - this.#startMs) : undefined,
       traceparent: this.#traceparent,
       routing: this.#routing,
       resumes: this.#resumes,
