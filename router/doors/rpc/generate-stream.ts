@@ -1,7 +1,6 @@
-import { fromBinary } from "@bufbuild/protobuf";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
-import { type GenerateRequest, GenerateRequestSchema, type Waiting } from "#gen/helixmesh/inference/v1/inference_pb.ts";
+import type { Waiting } from "#gen/helixmesh/inference/v1/inference_pb.ts";
 import { grpcTimeoutMs } from "#kernel/call-timeout.ts";
 import type { Clock, Timer } from "#kernel/clock.ts";
 import {
@@ -16,7 +15,6 @@ import {
 import type { HotMethod } from "#kernel/hot-method.ts";
 import type { Logger } from "#kernel/log.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
-import { binaryFault } from "#kernel/message-fault.ts";
 import type { Metrics } from "#kernel/metrics.ts";
 import { RequestRest } from "#kernel/request-rest.ts";
 import {
@@ -29,6 +27,7 @@ import {
 } from "#kernel/wire/index.ts";
 import type { Principal } from "../../admission/authenticate.ts";
 import type { Calls } from "../../call/calls.ts";
+import { readGenerateRequest } from "../../call/generate-request.ts";
 import type { ResponseSink, RunningCall } from "../../call/sink.ts";
 import type { MessageWriter } from "../../link/link-call.ts";
 import { type Explanation, explanationText } from "../../routing/explain.ts";
@@ -262,7 +261,7 @@ class GenerateStream implements StreamListener, ResponseSink {
       routing: this.#routing,
       resumes: this.#resumes,
     };
-    this.#call = calls.generate({ request: decode(encoded), encoded }, context, this);
+    this.#call = calls.generate({ request: readGenerateRequest(encoded), encoded }, context, this);
   }
 
   /** For what is wrong before there is a call, which accounts for itself. */
@@ -282,14 +281,6 @@ class GenerateStream implements StreamListener, ResponseSink {
       this.#rest = undefined;
       this.fail(error);
     });
-  }
-}
-
-function decode(encoded: Uint8Array): GenerateRequest {
-  try {
-    return fromBinary(GenerateRequestSchema, encoded);
-  } catch (error) {
-    throw binaryFault(GenerateRequestSchema, encoded, error);
   }
 }
 
