@@ -58,6 +58,25 @@ describe("a call with output", () => {
     expect(await metrics.text()).toMatch(/router_moves_refused_total\{why="moves"[^}]*\} 1/);
   });
 
+  test("carries an answer of any length, of responses of any length, from replica to replica", () => {
+    const recordings = { maxMigrationBytes: 100_000, maxMigrationTotalBytes: 100_000 };
+    const { client, ask } = begin({ ready: ["r1", "r2", "r3"], recordings });
+    const responses = Array.from({ length: 60 }, (_, at) =>
+      toBinary(
+        GenerateResponseSchema,
+        create(GenerateResponseSchema, { event: { case: "delta", value: { text: "x".repeat(at * 13) } } }),
+      ),
+    );
+    const [early, late] = [responses.slice(0, 30), responses.slice(30)];
+    send(ask(0), [started, ...early], early.length);
+    ask(0).call.onEnd(end(Reason.NODE_LOST));
+    expect(ask(1).start.relayed).toEqual([started, ...early]);
+    send(ask(1), late, late.length);
+    ask(1).call.onEnd(end(Reason.NODE_LOST));
+    expect(ask(2).start.relayed).toEqual([started, ...responses]);
+    expect(client.got).toEqual([started, ...responses]);
+  });
+
   test("goes on elsewhere when its replica brings no next token in time, and hears nothing more of that one", () => {
     const { clock, client, ask } = begin({ ready: ["r1", "r2"] });
     send(ask(0), [started, delta], 1);
