@@ -5,14 +5,14 @@ import { Reason } from "#gen/helixmesh/error/v1/error_pb.ts";
 import { MeshError } from "#kernel/mesh-error.ts";
 import { endsEarly, tooLarge } from "#kernel/message-limit.ts";
 import { percentEncode } from "#kernel/rpc-response.ts";
-import { type HeaderFields, type HeaderList, encodeBlock } from "#kernel/wire/index.ts";
+import { type HeaderFields, type HeaderList, encodeBlock, messageHeaderBytes } from "#kernel/wire/index.ts";
 
-/** Compressed flag and big-endian length: "Length-Prefixed-Message" of gRPC's PROTOCOL-HTTP2.md. */
-export const grpcHeaderBytes = 5;
-
-/** DATA that is one message, whole, uncompressed and no longer than `maxBytes`, which needs no reader; it lies behind `grpcHeaderBytes`. */
+/**
+ * DATA that is one message, whole, uncompressed and no longer than `maxBytes`, which needs no reader: it lies behind
+ * `messageHeaderBytes`.
+ */
 export function isWholeMessage(bytes: Buffer, start: number, end: number, maxBytes: number): boolean {
-  const length = end - start - grpcHeaderBytes;
+  const length = end - start - messageHeaderBytes;
   return length >= 0 && length <= maxBytes && bytes[start] === 0 && bytes.readUInt32BE(start + 1) === length;
 }
 
@@ -67,20 +67,21 @@ export class GrpcMessageReader {
   push(bytes: Buffer, start: number, end: number): void {
     let at = start;
     while (at < end) {
-      if (this.#headerRead === 0 && end - at >= grpcHeaderBytes) {
+      if (this.#headerRead === 0 && end - at >= messageHeaderBytes) {
         const flags = bytes[at] as number;
         const length = this.#checked(flags, bytes.readUInt32BE(at + 1));
-        at += grpcHeaderBytes;
+        at += messageHeaderBytes;
         if (end - at >= length) {
           this.#deliver(flags, bytes, at, at + length);
           at += length;
           continue;
         }
         this.#flags = flags;
-        this.#headerRead = grpcHeaderBytes;
+        this.#headerRead = messageHeaderBytes;
         this.#length = length;
       }
-      at = this.#headerRead < grpcHeaderBytes ? this.#gatherHeader(bytes, at, end) : this.#gatherBody(bytes, at, end);
+      at =
+        this.#headerRead < messageHeaderBytes ? this.#gatherHeader(bytes, at, end) : this.#gatherBody(bytes, at, end);
     }
   }
 
@@ -88,15 +89,15 @@ export class GrpcMessageReader {
   finish(): void {
     if (this.#length >= 0) throw endsEarly(`${this.#length - this.#bodyRead} bytes of its last message are missing`);
     if (this.#headerRead > 0) {
-      throw endsEarly(`its last message has ${this.#headerRead} of ${grpcHeaderBytes} header bytes`);
+      throw endsEarly(`its last message has ${this.#headerRead} of ${messageHeaderBytes} header bytes`);
     }
   }
 
   #gatherHeader(bytes: Buffer, at: number, end: number): number {
-    const next = Math.min(end, at + grpcHeaderBytes - this.#headerRead);
-    if (this.#headerRead === 0) this.#header = Buffer.allocUnsafe(grpcHeaderBytes);
+    const next = Math.min(end, at + messageHeaderBytes - this.#headerRead);
+    if (this.#headerRead === 0) this.#header = Buffer.allocUnsafe(messageHeaderBytes);
     this.#headerRead += bytes.copy(this.#header, this.#headerRead, at, next);
-    if (this.#headerRead < grpcHeaderBytes) return next;
+    if (this.#headerRead < messageHeaderBytes) return next;
     this.#flags = this.#header[0] as number;
     this.#length = this.#checked(this.#flags, this.#header.readUInt32BE(1));
     // One that is empty is whole already, and its body may be the last thing that came.

@@ -6,6 +6,8 @@ const classes = [512, 4_096, 16_384, 65_536, 262_144, 1_048_576] as const;
 /** The smallest are made so many at a time, as parts of one piece, so that those of many connections share pages. */
 const smallestAtOnce = 128;
 const pools: Buffer[][] = classes.map(() => []);
+/** What was sent last says how much to begin with up to here: many tokens, and no long prompt or late reader's backlog. */
+const mostExpected = 16_384;
 /** Bytes that each class may keep. */
 const keptBytes = 4_194_304;
 
@@ -73,7 +75,7 @@ export class ByteBuffer {
   /** The memory changes hands: the receiver returns it with `give` when nothing reads it any more. */
   detach(): Buffer {
     const { bytes } = this;
-    this.#expected = this.length;
+    this.#expected = Math.min(this.length, mostExpected);
     this.bytes = none;
     this.start = 0;
     this.end = 0;

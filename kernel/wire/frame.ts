@@ -48,7 +48,10 @@ export function appendFrameHeader(
   out.end = end + frameHeaderBytes;
 }
 
-/** https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md, Length-Prefixed-Message. */
+/**
+ * Compressed flag and big-endian length: Length-Prefixed-Message of
+ * https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md.
+ */
 export const messageHeaderBytes = 5;
 
 /** Of an uncompressed gRPC message of `length` bytes; makes room for both. */

@@ -3,6 +3,7 @@ export type { ConnectionEnd } from "#kernel/wire/connection.ts";
 export type { HeaderList } from "#kernel/wire/header-list.ts";
 export { type HeaderBlock, type HeaderFields, encodeBlock } from "#kernel/wire/hpack-encoder.ts";
 export type { Bound, Rate, WireLimits } from "#kernel/wire/limits.ts";
+export { messageHeaderBytes } from "#kernel/wire/frame.ts";
 export { atTurnEnd } from "#kernel/wire/outlet.ts";
 export { type ServeOptions, type ServerConnection, serveConnection } from "#kernel/wire/server.ts";
 export type { StreamEnd, StreamListener, WireStream } from "#kernel/wire/stream.ts";

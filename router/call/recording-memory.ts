@@ -24,7 +24,10 @@ export interface Piece {
   readonly at: number;
 }
 
-/** The memory that the recordings of all calls share. */
+/**
+ * The memory that the recordings of all calls share. A slab is made only when none has a free piece, so there are never
+ * more of them than the total limit takes, and one.
+ */
 export class RecordingMemory {
   readonly settings: RecordingSettings;
   readonly #dropped;

@@ -5,7 +5,6 @@ import { grpcTimeoutMs } from "#kernel/call-timeout.ts";
 import type { Clock, Timer } from "#kernel/clock.ts";
 import {
   GrpcMessageReader,
-  grpcHeaderBytes,
   grpcOkTrailers,
   grpcRefusal,
   grpcResponseFields,
@@ -24,6 +23,7 @@ import {
   type StreamListener,
   type WireStream,
   atTurnEnd,
+  messageHeaderBytes,
 } from "#kernel/wire/index.ts";
 import type { Principal } from "../../admission/authenticate.ts";
 import type { Calls } from "../../call/calls.ts";
@@ -125,7 +125,10 @@ class GenerateStream implements StreamListener, ResponseSink {
     }
   }
 
-  /** At the end of the turn that opened it. Nearly every request is whole by then, and a timer would cost more than its reading. */
+  /**
+   * At the end of the turn that opened it. Nearly every request is whole by then, and a timer would cost more than its
+   * reading.
+   */
   watchBody(): void {
     if (this.#over || this.#isWhole) return;
     const { clock, bodyTimeoutMs = defaultBodyTimeoutMs } = this.#parts;
@@ -226,7 +229,7 @@ class GenerateStream implements StreamListener, ResponseSink {
   #read(bytes: Buffer, start: number, end: number): void {
     const { maxBodyBytes } = this.#parts;
     if (!this.#reader && isWholeMessage(bytes, start, end, maxBodyBytes)) {
-      return this.#take(bytes, start + grpcHeaderBytes, end);
+      return this.#take(bytes, start + messageHeaderBytes, end);
     }
     this.#reader ??= new GrpcMessageReader({
       maxBytes: maxBodyBytes,
